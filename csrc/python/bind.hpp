@@ -1,0 +1,10 @@
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+// One register call a file bind_*.cpp; module.cpp calls each once.
+namespace fluxcore::python {
+
+void bind_common(pybind11::module_& module);
+
+}  // namespace fluxcore::python

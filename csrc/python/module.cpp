@@ -1,0 +1,6 @@
+#include "python/bind.hpp"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "C++ core of fluxcore. Private: use the functions of the fluxcore package.";
+  fluxcore::python::bind_common(module);
+}
