@@ -1,0 +1,36 @@
+"""Errors that a caller can catch by type. All others are the built-in `TypeError`, `ValueError` and `OSError`."""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class FluxcoreError(Exception):
+    """Base of the package's own errors."""
+
+
+class CorruptShardError(FluxcoreError):
+    """Bytes on disk are not what was written; the message names shard, chunk and document where they are known."""
+
+
+class DatasetLockedError(FluxcoreError):
+    """Another process is writing to the same folder."""
+
+
+class MissingExtraError(FluxcoreError, ImportError):
+    """An optional dependency is not installed; the message says which extra brings it."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import `module`, or say which extra of fluxcore brings it.
+
+    Raises:
+        MissingExtraError: `module` is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
+            raise
+        raise MissingExtraError(
+            f"`{error.name}` is needed for this and is not installed\n\nInstall it with: pip install 'fluxcore[{extra}]'"
+        ) from error
