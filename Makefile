@@ -1,0 +1,76 @@
+# Every target sets up what it needs; each works again when run twice.
+#   make demo    the main job: score, sort, stream and train on real text
+#   make test    build sdist and wheel, install the wheel in a clean venv, run pytest and ctest against it
+#   make lint    ruff, mypy, clang-format, clang-tidy and the strict documentation build
+#   make bench   the benchmarks of this machine    make docs    the site under site/    make clean
+
+PYTHON ?= $(shell .ci/find-python)
+ROOT := $(CURDIR)
+VENV := .venv
+BIN := $(VENV)/bin
+CLEAN_VENV := build/test-venv
+INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
+# Build environments take their pins from here too (one name for older pips, one for newer).
+export PIP_CONSTRAINT := $(ROOT)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(ROOT)/constraints.txt
+
+SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
+	$(shell find csrc kernels fluxcore trainers -type f -not -name '*.pyc')
+WHEEL = $(wildcard dist/*.whl)
+
+.PHONY: demo test lint bench docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/fluxcore demo $(ARGS)
+
+test: $(CLEAN_VENV)/.ready $(VENV)/.dev
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DFLUXCORE_PYTHON=OFF -DFLUXCORE_TESTS=ON
+	$(BIN)/ninja -C build/cpp
+	$(BIN)/ctest --test-dir build/cpp --output-on-failure
+	outside=$$(mktemp -d) && cd "$$outside" && \
+		"$(ROOT)/$(CLEAN_VENV)/bin/pytest" -c "$(ROOT)/pyproject.toml" --rootdir "$(ROOT)" "$(ROOT)/tests" $(ARGS); \
+		status=$$?; rm -rf "$$outside"; exit $$status
+
+lint: $(VENV)/.dev
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/lint -G Ninja -DFLUXCORE_TESTS=ON \
+		-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
+	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.bench
+	$(BIN)/pytest benchmarks -c benchmarks/pytest.ini --benchmark-json=build/benchmarks.json $(ARGS)
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site
+
+$(VENV)/.created: constraints.txt
+	.ci/check-tools "$(PYTHON)"
+	"$(PYTHON)" -m venv --clear $(VENV)
+	$(BIN)/pip $(INSTALL) build
+	touch $@
+
+dist/.built: $(SOURCES) | $(VENV)/.created
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	touch $@
+
+# The wheel is reinstalled even when its version has not changed.
+$(VENV)/.%: dist/.built $(VENV)/.created
+	$(BIN)/pip $(INSTALL) "$(WHEEL)[$(if $(filter demo,$*),train$(,)report,$*)]"
+	$(BIN)/pip $(INSTALL) --no-deps --force-reinstall "$(WHEEL)"
+	touch $@
+
+$(CLEAN_VENV)/.created: constraints.txt pyproject.toml | $(VENV)/.created
+	"$(PYTHON)" -m venv --clear $(CLEAN_VENV)
+	touch $@
+
+$(CLEAN_VENV)/.ready: dist/.built $(CLEAN_VENV)/.created
+	$(CLEAN_VENV)/bin/pip $(INSTALL) "$(WHEEL)[train,report,test]"
+	$(CLEAN_VENV)/bin/pip $(INSTALL) --no-deps --force-reinstall "$(WHEEL)"
+	touch $@
+
+, := ,
