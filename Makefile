@@ -13,6 +13,8 @@ INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.tx
 # Build environments take their pins from here too (one name for older pips, one for newer).
 export PIP_CONSTRAINT := $(ROOT)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(ROOT)/constraints.txt
+# No advertisement for a successor of MkDocs.
+export NO_MKDOCS_2_WARNING := 1
 
 SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
 	$(shell find csrc kernels fluxcore trainers -type f -not -name '*.pyc')
