@@ -18,7 +18,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
 	$(shell find csrc kernels fluxcore trainers -type f -not -name '*.pyc')
-WHEEL = $(wildcard dist/*.whl)
+WHEEL := $$(ls dist/*.whl)
 
 .PHONY: demo test lint bench docs clean
 .DELETE_ON_ERROR:

@@ -85,7 +85,10 @@ def test_the_core_knows_neither_python_nor_torch(layer):
         for line in path.read_text().splitlines():
             if line.startswith("#include"):
                 header = line.split()[1].strip('<>"')
-                assert not header.startswith(("Python.h", "pybind11/", "torch/", "ATen/", "c10/", "python/")), (path, header)
+                assert not header.startswith(("Python.h", "pybind11/", "torch/", "ATen/", "c10/", "python/")), (
+                    path,
+                    header,
+                )
                 first = header.split("/")[0]
                 if first in ("ops", "data", "common"):
                     assert first in CPP_LAYERS[layer], (path, header)
