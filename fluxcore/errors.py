@@ -32,5 +32,6 @@ def require(module: str, *, extra: str) -> ModuleType:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
         raise MissingExtraError(
-            f"`{error.name}` is needed for this and is not installed\n\nInstall it with: pip install 'fluxcore[{extra}]'"
+            f"`{error.name}` is needed for this and is not installed"
+            f"\n\nInstall it with: pip install 'fluxcore[{extra}]'"
         ) from error

@@ -48,7 +48,8 @@ Isa best_isa() {
   if (asked == nullptr || *asked == '\0') return isas.back();
   const Isa isa = isa_from_name(asked);
   if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
-    throw std::invalid_argument("FLUXCORE_ISA=" + std::string(asked) + " is not available on this processor; the widest is `" +
+    throw std::invalid_argument("FLUXCORE_ISA=" + std::string(asked) +
+                                " is not available on this processor; the widest is `" +
                                 std::string(isa_name(isas.back())) + "`");
   }
   return isa;
