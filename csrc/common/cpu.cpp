@@ -29,7 +29,7 @@ std::vector<Isa> detect() {
 std::string_view isa_name(Isa isa) noexcept { return kNames[static_cast<std::size_t>(isa)]; }
 
 Isa isa_from_name(std::string_view name) {
-  const auto* found = std::find(kNames.begin(), kNames.end(), name);
+  const auto* found = std::ranges::find(kNames, name);
   if (found == kNames.end()) {
     throw std::invalid_argument("instruction set must be one of `portable`, `avx2`, `avx512`, got `" +
                                 std::string(name) + "`");
@@ -47,7 +47,7 @@ Isa best_isa() {
   const char* asked = std::getenv("FLUXCORE_ISA");
   if (asked == nullptr || *asked == '\0') return isas.back();
   const Isa isa = isa_from_name(asked);
-  if (std::find(isas.begin(), isas.end(), isa) == isas.end()) {
+  if (std::ranges::find(isas, isa) == isas.end()) {
     throw std::invalid_argument("FLUXCORE_ISA=" + std::string(asked) +
                                 " is not available on this processor; the widest is `" +
                                 std::string(isa_name(isas.back())) + "`");
