@@ -1,0 +1,117 @@
+"""Documents from Hugging Face `datasets`, by a named adapter where a row is more than a string."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from fluxcore.data.text.corpus import Corpus, Document
+from fluxcore.errors import require
+
+_CONTENT_KEYS = ("content", "value", "text")  # of a turn: chat templates, ShareGPT, others
+
+
+def hub(
+    name: str,
+    *,
+    config: str | None = None,
+    split: str = "train",
+    column: str = "text",
+    adapter: str = "text",
+    language: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Corpus:
+    """A data set of the Hugging Face hub, of the local cache, or a local folder that `datasets` can load.
+
+    Args:
+        name: as in `datasets.load_dataset`; it is the one source.
+        config: the data set's own configuration, where it has several.
+        split: "train", or a slice such as "train[:1%]".
+        column: the column that holds the text.
+        adapter: how a row becomes text: "text", the column itself; "dialogue", its turns (strings, or objects with
+            `content`, `value` or `text`) joined by a line break; "translation", one `language` of an object.
+        language: the key to pick, for "translation".
+        revision: commit or tag, so that the text stays the same.
+        streaming: read over the network without storing; every iteration downloads anew.
+    Raises:
+        ConnectionError: the hub cannot be reached and the data set is not in the cache.
+        ValueError: unknown data set, split, column, adapter or language; a row that the adapter cannot read.
+    """
+    if adapter not in ADAPTERS:
+        raise ValueError(f"`adapter` must be one of {', '.join(ADAPTERS)}, got {adapter!r}")
+    if (language is None) != (adapter != "translation"):
+        raise ValueError(f'`language` goes with adapter="translation" alone, got {language!r} with {adapter!r}')
+    rows = _load(name, config, split, revision, streaming)
+    columns = rows.column_names
+    if columns is not None and column not in columns:
+        raise ValueError(f"`{name}` has no column {column!r}\n\nPass `column`; there are: {', '.join(columns)}")
+    return _Hub(name, rows, column, ADAPTERS[adapter], language)
+
+
+class _Hub(Corpus):
+    def __init__(self, name: str, rows: Any, column: str, adapter: "Adapter", language: str | None) -> None:
+        self.sources = (name,)
+        self._rows, self._column, self._adapter, self._language = rows, column, adapter, language
+
+    def __iter__(self) -> Iterator[Document]:
+        (name,) = self.sources
+        for number, row in enumerate(self._rows):
+            try:
+                text = self._adapter(row[self._column], self._language)
+            except (TypeError, KeyError) as error:
+                raise ValueError(
+                    f"row {number} of `{name}`: {error.args[0]}\n\nPass the `adapter` that fits the column"
+                    f" {self._column!r}: {', '.join(ADAPTERS)}"
+                ) from error
+            yield Document(text, name, f"{name}:{number}")
+
+
+def _load(name: str, config: str | None, split: str, revision: str | None, streaming: bool) -> Any:
+    datasets = require("datasets", extra="train")
+    try:
+        return datasets.load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"the Hugging Face hub could not be reached for `{name}`, and it is not in the cache: {error}"
+            "\n\nCheck the network, or load it once where there is one and set HF_HOME to that cache;"
+            " or use your own text instead."
+        ) from error
+    except datasets.exceptions.DatasetNotFoundError as error:
+        raise ValueError(f"no data set `{name}`: {error}") from error
+
+
+def _as_text(value: Any, language: str | None) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"the text must be a string, got {type(value).__name__}")
+    return value
+
+
+def _as_dialogue(value: Any, language: str | None) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise TypeError(f"a dialogue must be a list of turns, got {type(value).__name__}")
+    return "\n".join(_turn(turn) for turn in value)
+
+
+def _turn(turn: Any) -> str:
+    if isinstance(turn, str):
+        return turn
+    for key in _CONTENT_KEYS if isinstance(turn, Mapping) else ():
+        if isinstance(turn.get(key), str):
+            return str(turn[key])
+    raise TypeError(f"a turn must be a string or have one of {', '.join(_CONTENT_KEYS)}, got {turn!r:.80}")
+
+
+def _as_translation(value: Any, language: str | None) -> str:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"a translation must be an object with a text a language, got {type(value).__name__}")
+    if language not in value:
+        raise KeyError(f"no language {language!r}, there are: {', '.join(map(str, value))}")
+    return _as_text(value[language], None)
+
+
+Adapter = Callable[[Any, str | None], str]
+ADAPTERS: dict[str, Adapter] = {"text": _as_text, "dialogue": _as_dialogue, "translation": _as_translation}
+"""How the value of a column becomes text."""
