@@ -9,11 +9,15 @@ from fluxcore.data.text.corpus import Corpus, Document
 from fluxcore.data.text.decode import DecodeErrors, decode
 from fluxcore.errors import require
 
-TEXT_SUFFIXES = frozenset(
-    ".txt .text .md .markdown .rst .tex .org .adoc .html .htm .xml .css .csv .tsv .json .toml .yaml .yml .ini .cfg .log"
-    " .py .pyi .ipynb .c .h .cc .cpp .cxx .hpp .cu .cuh .cs .go .rs .java .kt .scala .js .jsx .ts .tsx .rb .php .pl .r .jl"
-    " .lua .swift .hs .ml .ex .erl .clj .lisp .sql .sh .bash .zsh .bat .ps1 .cmake .proto".split()
-)
+# fmt: off
+TEXT_SUFFIXES = frozenset({
+    ".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".html", ".htm", ".xml", ".log",
+    ".csv", ".tsv", ".json", ".toml", ".yaml", ".yml", ".ini", ".cfg", ".ipynb", ".css", ".sql", ".proto", ".cmake",
+    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".cxx", ".hpp", ".cu", ".cuh", ".cs", ".go", ".rs", ".java", ".kt",
+    ".scala", ".swift", ".js", ".jsx", ".ts", ".tsx", ".rb", ".php", ".pl", ".r", ".jl", ".lua", ".hs", ".ml", ".ex",
+    ".erl", ".clj", ".lisp", ".sh", ".bash", ".zsh", ".bat", ".ps1",
+})
+# fmt: on
 """A file with one of these is one document."""
 JSONL_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 """A file with one of these is a document a line."""
