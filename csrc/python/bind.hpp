@@ -6,5 +6,6 @@
 namespace fluxcore::python {
 
 void bind_common(pybind11::module_& module);
+void bind_order(pybind11::module_& module);
 
 }  // namespace fluxcore::python
