@@ -51,7 +51,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch):
 def test_extras_are_those_that_the_package_declares():
     declared = set(metadata.metadata("fluxcore").get_all("Provides-Extra"))
     assert set(checks.extras()) == declared
-    assert checks.extras()["report"] == ["jinja2", "matplotlib"]
+    assert checks.extras()["report"] == ["jinja2", "matplotlib", "pyyaml"]
 
 
 def test_a_gpu_that_torch_cannot_use_is_broken(monkeypatch, tmp_path):
