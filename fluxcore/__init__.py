@@ -2,4 +2,9 @@
 
 from importlib.metadata import version
 
+from fluxcore.backends import backend
+from fluxcore.ops.softmax_stats import softmax_stats
+from fluxcore.reference import SoftmaxStats
+
 __version__ = version("fluxcore")
+__all__ = ["SoftmaxStats", "__version__", "backend", "softmax_stats"]

@@ -1,0 +1,1 @@
+"""The ops, one module each: check, `torch.library` op, gradient, public function."""

@@ -1,0 +1,185 @@
+"""Softmax statistics of rows of logits in one pass: public function, checks, `torch.library` op and its gradient."""
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake
+
+from fluxcore.ops import _softmax_stats_backends as backends
+from fluxcore.reference import SoftmaxStats
+
+REAL_OUTPUTS = SoftmaxStats._fields[:-1]
+"""The differentiable outputs; bit i of the op's `outputs` asks for the i-th."""
+MAX_TOP_K = 64
+_BITS = {name: 1 << i for i, name in enumerate(REAL_OUTPUTS)}
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def softmax_stats(
+    logits: Tensor,
+    target: Tensor | None = None,
+    *,
+    outputs: Collection[str],
+    top_k: int | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+) -> SoftmaxStats:
+    """Statistics of the softmax over the last dim, from one read of the logits; the softmax is never stored.
+
+    All of them are exact also where one class has nearly all the mass: at margin 30 over 50304 classes the entropy is
+    1.5e-7 and not 0. Of a row, -inf logits have p = 0 and gradient 0; a row that is all -inf has lse = -inf, argmax 0
+    and NaN elsewhere; a NaN makes every real statistic of its row NaN; +inf gives lse = +inf and NaN elsewhere. With a
+    softcap, a logit of -inf becomes -softcap like any other very negative one.
+
+    Args:
+        logits: [..., V], float32, bfloat16, float16 or float64. A last dim that is not contiguous is copied first.
+        target: [...], integer classes; needed for `logprob`. A target outside [0, V) has logprob NaN.
+        outputs: Names of the statistics wanted, the fields of `SoftmaxStats`: "lse", "logprob", "entropy",
+            "varentropy", "max_prob", "one_minus_max_prob", "top_k_mass", "argmax".
+        top_k: Number of classes in `top_k_mass`, within [1, min(V, 64)]; needed for it, and for nothing else.
+        temperature: Finite and > 0. The statistics are of the softmax of logits / temperature.
+        softcap: Finite and > 0, or None. Applied before the temperature: softcap * tanh(logits / softcap).
+
+    Returns:
+        `SoftmaxStats`, fields [...] in nats; float64 for float64 logits, else float32 (argmax: int64); None where not
+        asked for. Every real one is differentiable by `logits`, once. Ties: the first index wins.
+
+    Raises:
+        TypeError: `logits` or `target` has another dtype.
+        ValueError: no dimension, V = 0, a target of another shape or device, an unknown output, `top_k`,
+            `temperature` or `softcap` out of range, or a backend that cannot run here.
+        RuntimeError: a second derivative is asked for.
+
+    Source: online normalizer, arXiv:1805.02867, with the largest logit kept out of the sums.
+    """
+    bits = _output_bits(outputs)
+    _check_logits(logits)
+    _check_options(bits, top_k, temperature, softcap, logits.shape[-1])
+    shape = logits.shape[:-1]
+    rows = logits if logits.dim() == 2 else logits.reshape(shape.numel(), logits.shape[-1])
+    flat_target = None
+    if bits & _BITS["logprob"]:
+        flat_target = _checked_target(target, logits).reshape(rows.shape[0])
+    stats, argmax, _, _ = torch.ops.fluxcore.softmax_stats_fwd(
+        rows, flat_target, bits, top_k or 0, float(temperature), float(softcap or 0)
+    )
+    fields = dict(zip((name for name in REAL_OUTPUTS if bits & _BITS[name]), stats.unbind(0), strict=True))
+    if "argmax" in outputs:
+        fields["argmax"] = argmax
+    if logits.dim() != 2:
+        fields = {name: value.reshape(shape) for name, value in fields.items()}
+    return SoftmaxStats(**fields)
+
+
+def _output_bits(outputs: Collection[str]) -> int:
+    if isinstance(outputs, str):
+        raise TypeError(f"`outputs` must be a collection of names, got the string {outputs!r}\n\nWrite ({outputs!r},).")
+    if not outputs:
+        raise ValueError(f"`outputs` must name at least one of {', '.join(SoftmaxStats._fields)}, got none")
+    bits = 0
+    for name in outputs:
+        if name not in SoftmaxStats._fields:
+            raise ValueError(f"`outputs` must be among {', '.join(SoftmaxStats._fields)}, got {name!r}")
+        bits |= _BITS.get(name, 0)
+    return bits
+
+
+def _check_logits(logits: Tensor) -> None:
+    if logits.dtype not in _DTYPES:
+        raise TypeError(
+            f"`logits` must be float32, bfloat16, float16 or float64, got {logits.dtype}"
+            "\n\nDid you pass token ids? Logits come out of the model's head."
+        )
+    if logits.dim() == 0:
+        raise ValueError("`logits` must have a last dim of classes, got a scalar")
+    if logits.shape[-1] == 0:
+        raise ValueError(f"`logits` must have at least one class, got shape {tuple(logits.shape)}")
+
+
+def _check_options(bits: int, top_k: int | None, temperature: float, softcap: float | None, classes: int) -> None:
+    if bits & _BITS["top_k_mass"]:
+        if top_k is None:
+            raise ValueError("`top_k` must be given for the output top_k_mass, got None")
+        if not 1 <= top_k <= min(classes, MAX_TOP_K):
+            raise ValueError(f"`top_k` must be within [1, min(V, {MAX_TOP_K})], got {top_k} for V = {classes}")
+    elif top_k is not None:
+        raise ValueError(f"`top_k` is only of use for the output top_k_mass, got {top_k} without it")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"`temperature` must be finite and > 0, got {temperature}\n\nFor temperature 0 take `argmax`.")
+    if softcap is not None and not 0 < softcap < math.inf:
+        raise ValueError(f"`softcap` must be finite and > 0, or None for none, got {softcap}")
+
+
+def _checked_target(target: Tensor | None, logits: Tensor) -> Tensor:
+    if target is None:
+        raise ValueError("`target` must be given for the output logprob, got None")
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"`target` must hold integer classes, got {target.dtype}")
+    if target.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"`target` must have the shape of `logits` without the classes, {tuple(logits.shape[:-1])}, "
+            f"got {tuple(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(f"`target` must be on the device of `logits`, {logits.device}, got {target.device}")
+    return target.to(torch.int64)
+
+
+# The op. `logits` [N, V], `target` [N] int64. Returns
+#   stats [number of outputs, N] in canonical order, float32 (float64 for float64 logits)
+#   argmax [N] int64, state [6, N] of the same type as stats: m, s, t, spread, x_y,
+#   outside (fluxcore.reference.RowState; entries that no output needs may be 0); top_index [N, top_k] int32
+# `softcap` and `top_k` are 0 for none. Backends share the state: a backward pass may run on another than the forward.
+# No autocast rule on purpose: logits of any dtype are computed in float32 at least, so casting them gains nothing.
+_library = Library("fluxcore", "FRAGMENT")
+_tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
+_library.define(
+    "softmax_stats_fwd(Tensor logits, Tensor? target, int outputs, int top_k, float temperature, float softcap)"
+    " -> (Tensor stats, Tensor argmax, Tensor state, Tensor top_index)",
+    tags=_tags,
+)
+_library.define(
+    "softmax_stats_bwd(Tensor grads, Tensor logits, Tensor? target, Tensor argmax, Tensor state, Tensor top_index,"
+    " int outputs, int top_k, float temperature, float softcap) -> Tensor",
+    tags=_tags,
+)
+_library.impl("softmax_stats_fwd", backends.forward, "CompositeExplicitAutograd")
+_library.impl("softmax_stats_bwd", backends.backward, "CompositeExplicitAutograd")
+
+
+def _forward_fake(
+    logits: Tensor, target: Tensor | None, outputs: int, top_k: int, temperature: float, softcap: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return backends.empty_results(logits, outputs, top_k)
+
+
+def _backward_fake(grads: Tensor, logits: Tensor, *_: object) -> Tensor:
+    return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+
+
+def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], output: tuple[Tensor, ...]) -> None:
+    logits, target, *options = inputs
+    _, argmax, state, top_index = output
+    ctx.save_for_backward(logits, target, argmax, state, top_index)  # type: ignore[arg-type]
+    ctx.mark_non_differentiable(argmax, state, top_index)
+    ctx.options = options  # type: ignore[attr-defined]
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, grads: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+    gradient = torch.ops.fluxcore.softmax_stats_bwd(grads, *ctx.saved_tensors, *ctx.options)  # type: ignore[attr-defined]
+    return gradient, None, None, None, None, None
+
+
+def _refuse_double_backward(ctx: object, *_: object) -> None:
+    raise RuntimeError(
+        "`softmax_stats` can be differentiated once, and a second derivative was asked for"
+        "\n\n`fluxcore.reference.softmax_stats` is differentiable as often as you like, at PyTorch's speed."
+    )
+
+
+register_fake("fluxcore::softmax_stats_fwd", _forward_fake, lib=_library)
+register_fake("fluxcore::softmax_stats_bwd", _backward_fake, lib=_library)
+register_autograd("fluxcore::softmax_stats_fwd", _backward, setup_context=_save, lib=_library)
+register_autograd("fluxcore::softmax_stats_bwd", _refuse_double_backward, lib=_library)
