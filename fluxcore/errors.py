@@ -9,7 +9,21 @@ class FluxcoreError(Exception):
 
 
 class CorruptShardError(FluxcoreError):
-    """Bytes on disk are not what was written; the message names shard, chunk and document where they are known."""
+    """Bytes on disk are not what was written; the message names shard, chunk and document where they are known.
+
+    Attributes:
+        shard: File name of the shard, sidecar or manifest.
+        chunk: Id of the chunk within the data set, or None.
+        document: Id of the chunk's document, or None.
+    """
+
+    def __init__(
+        self, message: str, *, shard: str | None = None, chunk: int | None = None, document: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.shard = shard
+        self.chunk = chunk
+        self.document = document
 
 
 class DatasetLockedError(FluxcoreError):

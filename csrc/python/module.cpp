@@ -4,4 +4,6 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "C++ core of fluxcore. Private: use the functions of the fluxcore package.";
   fluxcore::python::bind_common(module);
   fluxcore::python::bind_order(module);
+  fluxcore::python::bind_data(module);
+  fluxcore::python::bind_shard_set(module);
 }

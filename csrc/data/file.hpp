@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace fluxcore::data {
+
+// Owns a file descriptor.
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) noexcept : fd_(fd) {}
+  ~Descriptor();
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&& other) noexcept;
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int get() const noexcept { return fd_; }
+  int release() noexcept { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+// A regular file open for reading. A symbolic link as the last part of the path is refused.
+class ReadFile {
+ public:
+  explicit ReadFile(std::filesystem::path path);  // throws FileError
+
+  std::uint64_t size() const noexcept { return size_; }
+  int descriptor() const noexcept { return fd_.get(); }
+  // Throws CorruptShard when the file ends before `out` is full.
+  void read_at(std::uint64_t offset, std::span<std::byte> out) const;
+
+ private:
+  std::filesystem::path path_;
+  Descriptor fd_;
+  std::uint64_t size_ = 0;
+};
+
+// Read-only map of one file. Owns the mapping; cannot be copied.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::filesystem::path& path);  // throws FileError
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  MappedFile& operator=(MappedFile&&) = delete;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const noexcept { return bytes_; }  // valid while *this lives
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+// A file that appears under its name whole or not at all: written under a temporary name in the same folder, then
+// synced, renamed, and the folder synced. Destroyed before `commit`, it takes its temporary file away.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  ~AtomicFile();
+  AtomicFile(AtomicFile&&) = delete;
+  AtomicFile& operator=(AtomicFile&&) = delete;
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void append(std::span<const std::byte> bytes);
+  void pad_to(std::uint64_t alignment);  // zeros up to the next multiple
+  // Replaces bytes that were appended before.
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  std::uint64_t size() const noexcept { return size_; }
+  void commit();
+
+ private:
+  void flush();
+
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  Descriptor fd_;
+  std::vector<std::byte> buffer_;
+  std::uint64_t size_ = 0;
+  bool committed_ = false;
+};
+
+}  // namespace fluxcore::data

@@ -1,0 +1,121 @@
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+#include "data/shard_set.hpp"
+
+namespace fluxcore::data {
+namespace {
+
+struct OutTypeInfo {
+  std::string_view name;
+  std::size_t size;
+  std::uint64_t ids;  // how many token ids it can hold
+};
+
+constexpr std::array<OutTypeInfo, 5> kOutTypes = {{
+    {"uint8", 1, std::uint64_t{1} << 8},
+    {"uint16", 2, std::uint64_t{1} << 16},
+    {"uint32", 4, std::uint64_t{1} << 32},
+    {"int32", 4, std::uint64_t{1} << 31},
+    {"int64", 8, std::uint64_t{1} << 63},
+}};
+
+const OutTypeInfo& info(OutType type) { return kOutTypes[static_cast<std::size_t>(type)]; }
+
+struct Chunk {
+  std::span<const std::byte> tokens;
+  std::span<const std::byte> mask;
+  std::uint32_t valid_len;
+  std::uint32_t next_token;
+};
+
+template <class Token, class Out>
+void copy_chunk(const Chunk& chunk, Out* tokens, Out* targets) {
+  constexpr Out kNoTarget = std::is_signed_v<Out> ? static_cast<Out>(-100) : Out{0};
+  const auto* in = reinterpret_cast<const Token*>(chunk.tokens.data());
+  const std::size_t size = chunk.tokens.size() / sizeof(Token);
+  for (std::size_t t = 0; t < size; ++t) tokens[t] = static_cast<Out>(in[t]);
+  if (targets == nullptr) return;
+  const std::size_t last = chunk.valid_len - 1;
+  for (std::size_t t = 0; t < last; ++t) targets[t] = static_cast<Out>(in[t + 1]);
+  targets[last] = chunk.next_token == kNoToken ? kNoTarget : static_cast<Out>(chunk.next_token);
+  std::fill(targets + last + 1, targets + size, kNoTarget);
+  for (std::size_t t = 0; t < size && !chunk.mask.empty(); ++t) {
+    const bool counts = ((static_cast<unsigned>(chunk.mask[t / 8]) >> (t % 8)) & 1U) != 0;
+    if (!counts) targets[t] = kNoTarget;
+  }
+}
+
+using CopyChunk = void (*)(const Chunk&, void* tokens, void* targets);
+
+template <class Token, class Out>
+void copy_erased(const Chunk& chunk, void* tokens, void* targets) {
+  copy_chunk<Token>(chunk, static_cast<Out*>(tokens), static_cast<Out*>(targets));
+}
+
+template <class Token>
+CopyChunk copy_to(OutType out) {
+  switch (out) {
+    case OutType::u8:
+      return copy_erased<Token, std::uint8_t>;
+    case OutType::u16:
+      return copy_erased<Token, std::uint16_t>;
+    case OutType::u32:
+      return copy_erased<Token, std::uint32_t>;
+    case OutType::i32:
+      return copy_erased<Token, std::int32_t>;
+    case OutType::i64:
+      break;
+  }
+  return copy_erased<Token, std::int64_t>;
+}
+
+CopyChunk copier(TokenType token, OutType out) {
+  if (token == TokenType::u8) return copy_to<std::uint8_t>(out);
+  if (token == TokenType::u16) return copy_to<std::uint16_t>(out);
+  return copy_to<std::uint32_t>(out);
+}
+
+}  // namespace
+
+std::size_t size_of(OutType type) noexcept { return info(type).size; }
+
+OutType out_type_from_name(std::string_view name) {
+  for (std::size_t t = 0; t < kOutTypes.size(); ++t) {
+    if (kOutTypes[t].name == name) return static_cast<OutType>(t);
+  }
+  throw std::invalid_argument("`out` must be one of uint8, uint16, uint32, int32, int64, got `" + std::string(name) +
+                              "`");
+}
+
+void ShardSet::gather(std::span<const std::uint64_t> chunk_ids, const GatherOut& out, bool verify) const {
+  if (vocab_size() > info(out.type).ids) {
+    throw std::invalid_argument("`out` must hold every token of a vocabulary of " + std::to_string(vocab_size()) +
+                                ", got " + std::string(info(out.type).name) + "\n\nUse out=\"int64\".");
+  }
+  const CopyChunk copy = copier(token_type(), out.type);
+  const std::uint64_t row_bytes = chunk_tokens() * size_of(out.type);
+  auto* tokens = static_cast<std::byte*>(out.tokens);
+  auto* targets = static_cast<std::byte*>(out.targets);
+  for (const std::uint64_t id : chunk_ids) {
+    const ChunkPlace at = place(id);
+    // The check also brings the chunk into the nearest cache, from where the copy takes it.
+    if (verify) check_payload(id);
+    Chunk chunk = {at.shard->tokens(at.index), {}, chunk_tokens(), kNoToken};
+    if (targets != nullptr) {
+      chunk.mask = at.shard->mask(at.index);
+      chunk.next_token = at.shard->next_tokens()[at.index];
+      const auto lengths = at.shard->valid_lengths();
+      if (!lengths.empty()) chunk.valid_len = lengths[at.index];
+      if (chunk.valid_len < 1 || chunk.valid_len > chunk_tokens()) fail(id, "its valid length is out of range");
+    }
+    copy(chunk, tokens, targets);
+    tokens += row_bytes;
+    if (targets != nullptr) targets += row_bytes;
+  }
+}
+
+}  // namespace fluxcore::data

@@ -1,0 +1,135 @@
+#include "data/shard.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "data/crc32c.hpp"
+#include "data/errors.hpp"
+
+namespace fluxcore::data {
+
+Shard::Shard(std::filesystem::path path) : path_(std::move(path)) {
+  read_ends();
+  tokens_ = find(SectionKind::tokens);
+  mask_ = find(SectionKind::token_mask);
+  chunk_crc_ = find(SectionKind::chunk_crc);
+  next_token_ = find("next_token");
+  valid_len_ = find("valid_len");
+}
+
+Shard::~Shard() { delete mapped_.load(); }
+
+void Shard::read_ends() {
+  const ReadFile file(path_);
+  if (file.size() < kPage + kFooterBytes || file.size() > kMaxFileBytes) {
+    throw CorruptShard(path_, "it has " + std::to_string(file.size()) + " bytes; it may have been cut short");
+  }
+  file.read_at(0, std::as_writable_bytes(std::span(&superblock_, 1)));
+  file.read_at(file.size() - kFooterBytes, std::as_writable_bytes(std::span(&footer_, 1)));
+  check_layout(superblock_, footer_, file.size(), path_);
+
+  const Section& section = *find(SectionKind::names);
+  std::vector<std::byte> names(section.length);
+  file.read_at(section.offset, names);
+  if (crc32c(names) != section.crc) throw CorruptShard(path_, "the CRC of the NAMES section does not match");
+  names_ = decode_names(names, path_);
+  check_columns(superblock_, names_, path_);
+  const bool sidecar = superblock_.file_kind == FileKind::sidecar;
+  if (sidecar && root_hash(superblock_, {}) != footer_.root) throw CorruptShard(path_, "the root hash does not match");
+}
+
+const Section* Shard::find(SectionKind kind) const noexcept {
+  for (std::size_t s = 0; s < superblock_.section_count; ++s) {
+    if (superblock_.sections[s].kind == kind) return &superblock_.sections[s];
+  }
+  return nullptr;
+}
+
+const Section* Shard::find(std::string_view name) const noexcept {
+  for (std::size_t s = 0; s < superblock_.section_count; ++s) {
+    const Section& section = superblock_.sections[s];
+    if (section.kind == SectionKind::column && names_[section.name] == name) return &section;
+  }
+  return nullptr;
+}
+
+DataType Shard::column_type(std::string_view name) const noexcept {
+  const Section* section = find(name);
+  return section == nullptr ? DataType::none : section->type;
+}
+
+std::span<const std::byte> Shard::map() const {
+  const MappedFile* mapped = mapped_.load(std::memory_order_acquire);
+  if (mapped != nullptr) return mapped->bytes();
+  auto fresh = std::make_unique<const MappedFile>(path_);
+  // The file may have been replaced or cut since it was opened; past its end a map is a SIGBUS, not an error.
+  if (fresh->bytes().size() != footer_.file_length ||
+      std::memcmp(fresh->bytes().data(), &superblock_, sizeof superblock_) != 0) {
+    throw CorruptShard(path_, "it was changed after it was opened");
+  }
+  if (mapped_.compare_exchange_strong(mapped, fresh.get(), std::memory_order_acq_rel)) mapped = fresh.release();
+  return mapped->bytes();
+}
+
+std::span<const std::byte> Shard::raw(const Section& section) const {
+  return map().subspan(section.offset, section.length);
+}
+
+std::span<const std::byte> Shard::checked(const Section* section) const {
+  if (section == nullptr) return {};
+  const std::span<const std::byte> bytes = raw(*section);
+  std::atomic<std::uint8_t>& state = state_[static_cast<std::size_t>(section - superblock_.sections.data())];
+  if (state.load(std::memory_order_acquire) == kSound) return bytes;
+  if (crc32c(bytes) != section->crc) {
+    const bool named = section->kind == SectionKind::column;
+    throw CorruptShard(
+        path_, "the CRC of " + (named ? "column `" + names_[section->name] + "`" : "a section") + " does not match");
+  }
+  if (section == chunk_crc_ && root_hash(superblock_, bytes) != footer_.root) {
+    throw CorruptShard(path_, "the root hash does not match");
+  }
+  state.store(kSound, std::memory_order_release);
+  return bytes;
+}
+
+// Sections begin at a page, so that their items are aligned.
+std::span<const std::uint32_t> Shard::checked_u32(const Section* section) const {
+  const std::span<const std::byte> bytes = checked(section);
+  return {reinterpret_cast<const std::uint32_t*>(bytes.data()), bytes.size() / sizeof(std::uint32_t)};
+}
+
+std::span<const std::byte> Shard::column(std::string_view name) const { return checked(find(name)); }
+
+std::span<const std::uint32_t> Shard::next_tokens() const { return checked_u32(next_token_); }
+
+std::span<const std::uint32_t> Shard::valid_lengths() const { return checked_u32(valid_len_); }
+
+std::span<const std::byte> Shard::tokens(std::uint64_t index) const {
+  const std::uint64_t bytes = size_of(superblock_.token_type) * superblock_.chunk_tokens;
+  return map().subspan(tokens_->offset + index * bytes, bytes);
+}
+
+std::span<const std::byte> Shard::mask(std::uint64_t index) const {
+  if (mask_ == nullptr) return {};
+  const std::uint64_t bytes = mask_bytes(superblock_.chunk_tokens);
+  return map().subspan(mask_->offset + index * bytes, bytes);
+}
+
+bool Shard::payload_matches(std::uint64_t index) const {
+  return crc32c(mask(index), crc32c(tokens(index))) == checked_u32(chunk_crc_)[index];
+}
+
+void Shard::check_sections() const {
+  for (std::size_t s = 0; s < superblock_.section_count; ++s) {
+    const Section& section = superblock_.sections[s];
+    if (&section != tokens_ && &section != mask_) checked(&section);
+    const std::uint64_t end = section.offset + section.length;
+    const auto padding = map().subspan(end, round_up_to_page(end) - end);
+    if (std::any_of(padding.begin(), padding.end(), [](std::byte b) { return b != std::byte{0}; })) {
+      throw CorruptShard(path_, "padding behind section " + std::to_string(s) + " is not zero");
+    }
+  }
+}
+
+}  // namespace fluxcore::data

@@ -1,0 +1,108 @@
+#include "data/shard_set.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "data/errors.hpp"
+
+namespace fluxcore::data {
+namespace {
+
+void check_entry(const Shard& shard, const SetSpec& spec, const ShardEntry& entry, std::size_t number) {
+  const Superblock& block = shard.superblock();
+  const auto need = [&](bool holds, const char* what) {
+    if (!holds) throw CorruptShard(shard.path(), std::string(what) + " is not the one that the manifest lists");
+  };
+  need(block.file_kind == FileKind::shard, "its kind");
+  need(block.uuid == spec.uuid, "its data set (UUID)");
+  need(block.shard_number == number, "its number");
+  need(shard.size() == entry.bytes, "its size");
+  need(block.chunk_count == entry.chunks, "its number of chunks");
+  need(shard.root() == entry.root, "its root hash");
+  need(block.token_type == spec.token_type, "its token type");
+  need(block.chunk_tokens == spec.chunk_tokens, "its chunk length");
+  need(block.vocab_size == spec.vocab_size, "its vocabulary size");
+}
+
+// The first token of a chunk that is not below `vocab_size`, or its length.
+template <class Token>
+std::size_t first_foreign(std::span<const std::byte> bytes, std::uint64_t vocab_size) {
+  const std::span tokens(reinterpret_cast<const Token*>(bytes.data()), bytes.size() / sizeof(Token));
+  // Without an early exit this is a vector maximum; the position is looked up only where it is needed.
+  Token top = 0;
+  for (const Token token : tokens) top = std::max(top, token);
+  if (top < vocab_size) return tokens.size();
+  const auto found = std::find_if(tokens.begin(), tokens.end(), [&](Token token) { return token >= vocab_size; });
+  return static_cast<std::size_t>(found - tokens.begin());
+}
+
+std::size_t first_foreign(std::span<const std::byte> bytes, TokenType type, std::uint64_t vocab_size) {
+  if (type == TokenType::u8) return first_foreign<std::uint8_t>(bytes, vocab_size);
+  if (type == TokenType::u16) return first_foreign<std::uint16_t>(bytes, vocab_size);
+  return first_foreign<std::uint32_t>(bytes, vocab_size);
+}
+
+}  // namespace
+
+ShardSet::ShardSet(const std::filesystem::path& folder, const SetSpec& spec, const std::vector<ShardEntry>& entries)
+    : spec_(spec) {
+  // Absolute, because files are mapped later and the working folder may change.
+  const std::filesystem::path root = std::filesystem::absolute(folder);
+  shards_.reserve(entries.size());
+  for (const ShardEntry& entry : entries) {
+    shards_.push_back(std::make_unique<const Shard>(root / entry.name));
+    check_entry(*shards_.back(), spec_, entry, shards_.size() - 1);
+    bases_.push_back(bases_.back() + entry.chunks);
+  }
+}
+
+ChunkPlace ShardSet::place(std::uint64_t chunk_id) const {
+  if (chunk_id >= chunk_count()) {
+    throw std::out_of_range("chunk id " + std::to_string(chunk_id) + " is out of range, the data set has " +
+                            std::to_string(chunk_count()) + " chunks");
+  }
+  const auto above = std::upper_bound(bases_.begin(), bases_.end(), chunk_id);
+  const auto number = static_cast<std::size_t>(above - bases_.begin()) - 1;
+  return {shards_[number].get(), chunk_id - bases_[number]};
+}
+
+void ShardSet::fail(std::uint64_t chunk_id, const std::string& why) const {
+  const ChunkPlace at = place(chunk_id);
+  std::uint64_t document = CorruptShard::kUnknown;
+  try {
+    std::memcpy(&document, at.shard->column("doc_id").subspan(8 * at.index, 8).data(), 8);
+  } catch (const CorruptShard&) {
+    document = CorruptShard::kUnknown;  // the column is damaged too; the chunk is what the caller asked for
+  }
+  throw CorruptShard(at.shard->path(), why, chunk_id, document);
+}
+
+void ShardSet::check_payload(std::uint64_t chunk_id) const {
+  const ChunkPlace at = place(chunk_id);
+  if (!at.shard->payload_matches(at.index)) fail(chunk_id, "the CRC of its tokens does not match");
+}
+
+void ShardSet::verify_shard(std::size_t number) const {
+  const Shard& shard = this->shard(number);
+  shard.check_sections();
+  const auto lengths = shard.valid_lengths();
+  const auto next = shard.next_tokens();
+  for (std::uint64_t i = 0; i < shard.superblock().chunk_count; ++i) {
+    const std::uint64_t id = base(number) + i;
+    check_payload(id);
+    const std::size_t foreign = first_foreign(shard.tokens(i), spec_.token_type, spec_.vocab_size);
+    if (foreign < spec_.chunk_tokens) {
+      fail(id, "token " + std::to_string(foreign) + " is not below the vocabulary size");
+    }
+    if (next[i] != kNoToken && next[i] >= spec_.vocab_size) fail(id, "its next token is not below the vocabulary size");
+    if (lengths.empty()) continue;
+    if (lengths[i] < 1 || lengths[i] > spec_.chunk_tokens) fail(id, "its valid length is out of range");
+    const auto padding = shard.tokens(i).subspan(lengths[i] * size_of(spec_.token_type));
+    if (std::any_of(padding.begin(), padding.end(), [](std::byte b) { return b != std::byte{0}; })) {
+      fail(id, "its padding is not zero");
+    }
+  }
+}
+
+}  // namespace fluxcore::data

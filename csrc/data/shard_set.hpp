@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "data/layout.hpp"
+#include "data/shard.hpp"
+
+namespace fluxcore::data {
+
+enum class OutType : std::uint8_t { u8, u16, u32, i32, i64 };
+std::size_t size_of(OutType type) noexcept;
+// Throws std::invalid_argument that lists the names, for another name.
+OutType out_type_from_name(std::string_view name);
+
+struct GatherOut {
+  OutType type = OutType::i64;
+  void* tokens = nullptr;   // [n, chunk_tokens]
+  void* targets = nullptr;  // [n, chunk_tokens] or nullptr
+};
+
+// What the manifest says of a shard.
+struct ShardEntry {
+  std::string name;
+  std::uint64_t bytes = 0;
+  std::uint64_t chunks = 0;
+  Bytes16 root = {};
+};
+
+// What the manifest says of the whole set.
+struct SetSpec {
+  Bytes16 uuid = {};
+  TokenType token_type = TokenType::u16;
+  std::uint32_t chunk_tokens = 0;
+  std::uint64_t vocab_size = 0;
+};
+
+// Where a chunk of the set lies.
+struct ChunkPlace {
+  const Shard* shard = nullptr;
+  std::uint64_t index = 0;  // within the shard
+};
+
+// The shards of a data set as one row of chunks. Immutable and thread-safe; hold it by shared_ptr.
+class ShardSet {
+ public:
+  // Opens every listed shard and checks it against its entry; maps none of them.
+  // Throws FileError, CorruptShard, UnsupportedFormat.
+  ShardSet(const std::filesystem::path& folder, const SetSpec& spec, const std::vector<ShardEntry>& entries);
+
+  std::uint64_t chunk_count() const noexcept { return bases_.back(); }
+  std::uint32_t chunk_tokens() const noexcept { return spec_.chunk_tokens; }
+  TokenType token_type() const noexcept { return spec_.token_type; }
+  std::uint64_t vocab_size() const noexcept { return spec_.vocab_size; }
+  std::size_t shard_count() const noexcept { return shards_.size(); }
+  const Shard& shard(std::size_t number) const { return *shards_.at(number); }
+  std::uint64_t base(std::size_t number) const { return bases_.at(number); }  // id of its first chunk
+
+  // Throws std::out_of_range.
+  ChunkPlace place(std::uint64_t chunk_id) const;
+
+  // Copies whole chunks, and beside them the targets: the tokens moved left by one, then the token that follows the
+  // chunk. Where there is no target (padding, the end of a document, a cleared mask bit) the signed types get -100, the
+  // unsigned ones 0. With `verify` the CRC of each chunk is checked before its copy.
+  // Throws std::out_of_range, std::invalid_argument for a type that cannot hold every token, CorruptShard.
+  void gather(std::span<const std::uint64_t> chunk_ids, const GatherOut& out, bool verify) const;
+
+  // Throws CorruptShard that names the shard, the chunk and its document.
+  void check_payload(std::uint64_t chunk_id) const;
+  // Everything that can be checked of one shard without the others: sections, padding, CRC of every chunk, tokens
+  // below the vocabulary, lengths in range, padding zero. Throws CorruptShard.
+  void verify_shard(std::size_t number) const;
+
+ private:
+  [[noreturn]] void fail(std::uint64_t chunk_id, const std::string& why) const;
+
+  SetSpec spec_;
+  std::vector<std::unique_ptr<const Shard>> shards_;
+  std::vector<std::uint64_t> bases_ = {0};  // one more than shards_
+};
+
+}  // namespace fluxcore::data

@@ -1,0 +1,120 @@
+#include <pybind11/stl.h>
+#include <pybind11/stl/filesystem.h>
+
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "data/shard_set.hpp"
+#include "python/bind.hpp"
+#include "python/numpy.hpp"
+
+namespace py = pybind11;
+
+namespace fluxcore::python {
+namespace {
+
+using Ids = py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>;
+using Entry = std::tuple<std::string, std::uint64_t, std::uint64_t, py::bytes>;  // name, bytes, chunks, root
+
+std::shared_ptr<data::ShardSet> open_set(const std::filesystem::path& folder, const py::bytes& uuid,
+                                         const std::string& dtype, std::uint32_t chunk_tokens, std::uint64_t vocab_size,
+                                         const std::vector<Entry>& shards) {
+  const data::SetSpec spec = {bytes16(uuid), data_type(dtype), chunk_tokens, vocab_size};
+  std::vector<data::ShardEntry> entries;
+  entries.reserve(shards.size());
+  for (const auto& [name, bytes, chunks, root] : shards) entries.push_back({name, bytes, chunks, bytes16(root)});
+  const py::gil_scoped_release release;
+  return std::make_shared<data::ShardSet>(folder, spec, entries);
+}
+
+py::array chunk_view(const py::object& self, std::uint64_t id, bool verify) {
+  const auto& set = self.cast<const data::ShardSet&>();
+  if (verify) set.check_payload(id);
+  const data::ChunkPlace at = set.place(id);
+  return view_of(at.shard->tokens(at.index), numpy_type(set.token_type()), self);
+}
+
+py::tuple gather(const data::ShardSet& set, const Ids& ids, const std::string& out, bool targets, bool verify) {
+  const data::OutType type = data::out_type_from_name(out);
+  const std::vector<py::ssize_t> shape = {ids.size(), static_cast<py::ssize_t>(set.chunk_tokens())};
+  py::array tokens(py::dtype(out), shape);
+  py::object target_array = targets ? py::object(py::array(py::dtype(out), shape)) : py::object(py::none());
+  const data::GatherOut where = {type, tokens.mutable_data(),
+                                 targets ? target_array.cast<py::array>().mutable_data() : nullptr};
+  {
+    const std::span<const std::uint64_t> chunk_ids(ids.data(), static_cast<std::size_t>(ids.size()));
+    const py::gil_scoped_release release;
+    set.gather(chunk_ids, where, verify);
+  }
+  return py::make_tuple(std::move(tokens), std::move(target_array));
+}
+
+// One shard's column; a shard without `valid_len` has only full chunks.
+py::array shard_column(const py::object& self, std::size_t number, const std::string& name) {
+  const auto& set = self.cast<const data::ShardSet&>();
+  const data::Shard& shard = set.shard(number);
+  const data::DataType type = shard.column_type(name);
+  if (type == data::DataType::none && name == "valid_len") {
+    py::array_t<std::uint32_t> full(static_cast<py::ssize_t>(shard.superblock().chunk_count));
+    std::fill_n(full.mutable_data(), full.size(), set.chunk_tokens());
+    return full;
+  }
+  if (type == data::DataType::none) throw py::key_error(name);
+  return view_of(shard.column(name), numpy_type(type), self);
+}
+
+py::object shard_mask(const py::object& self, std::uint64_t id, bool verify) {
+  const auto& set = self.cast<const data::ShardSet&>();
+  if (verify) set.check_payload(id);
+  const data::ChunkPlace at = set.place(id);
+  const auto mask = at.shard->mask(at.index);
+  if (mask.empty()) return py::none();
+  return view_of(mask, numpy_type(data::DataType::u8), self);
+}
+
+py::array sidecar_column(const py::object& self, const std::string& name) {
+  const auto& shard = self.cast<const data::Shard&>();
+  const data::DataType type = shard.column_type(name);
+  if (type == data::DataType::none) throw py::key_error(name);
+  return view_of(shard.column(name), numpy_type(type), self);
+}
+
+}  // namespace
+
+void bind_shard_set(py::module_& module) {
+  py::class_<data::ShardSet, std::shared_ptr<data::ShardSet>>(module, "ShardSet")
+      .def(py::init(&open_set), py::arg("folder"), py::kw_only(), py::arg("uuid"), py::arg("dtype"),
+           py::arg("chunk_tokens"), py::arg("vocab_size"), py::arg("shards"))
+      .def_property_readonly("chunk_count", &data::ShardSet::chunk_count)
+      .def_property_readonly("chunk_tokens", &data::ShardSet::chunk_tokens)
+      .def_property_readonly("vocab_size", &data::ShardSet::vocab_size)
+      .def_property_readonly("shard_count", &data::ShardSet::shard_count)
+      .def("base", &data::ShardSet::base, py::arg("shard"))
+      .def("chunk", &chunk_view, py::arg("chunk_id"), py::arg("verify"))
+      .def("mask", &shard_mask, py::arg("chunk_id"), py::arg("verify"))
+      .def("gather", &gather, py::arg("ids"), py::kw_only(), py::arg("out"), py::arg("targets"), py::arg("verify"))
+      .def(
+          "column_names", [](const data::ShardSet& set, std::size_t shard) { return set.shard(shard).column_names(); },
+          py::arg("shard"))
+      .def("column", &shard_column, py::arg("shard"), py::arg("name"))
+      .def("verify_shard", &data::ShardSet::verify_shard, py::arg("shard"), py::call_guard<py::gil_scoped_release>());
+
+  py::class_<data::Shard>(module, "Sidecar")
+      .def(py::init<std::filesystem::path>(), py::arg("path"))
+      .def_property_readonly(
+          "is_sidecar",
+          [](const data::Shard& shard) { return shard.superblock().file_kind == data::FileKind::sidecar; })
+      .def_property_readonly("uuid", [](const data::Shard& shard) { return to_bytes(shard.superblock().uuid); })
+      .def_property_readonly("shard_number", [](const data::Shard& shard) { return shard.superblock().shard_number; })
+      .def_property_readonly("parent", [](const data::Shard& shard) { return to_bytes(shard.superblock().parent); })
+      .def_property_readonly("root", [](const data::Shard& shard) { return to_bytes(shard.root()); })
+      .def_property_readonly("chunk_count", [](const data::Shard& shard) { return shard.superblock().chunk_count; })
+      .def_property_readonly("size", &data::Shard::size)
+      .def_property_readonly("column_names", &data::Shard::column_names)
+      .def("column", &sidecar_column, py::arg("name"))
+      .def("verify", &data::Shard::check_sections, py::call_guard<py::gil_scoped_release>());
+}
+
+}  // namespace fluxcore::python

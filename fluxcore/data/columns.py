@@ -1,0 +1,149 @@
+"""Columns: read them, and add new ones to a data set that is already written.
+
+An added column lives in sidecar files, one a shard; the shards themselves are never rewritten.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fluxcore import _core
+from fluxcore.data import chunk_checks as checks
+from fluxcore.data import manifest as manifests
+from fluxcore.data.chunk_checks import Array
+from fluxcore.data.lock import WriterLock
+from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo
+from fluxcore.data.manifest_check import COLUMN_DTYPES, MAX_COLUMNS, STANDARD_COLUMNS
+from fluxcore.data.shard_series import quantiles, remove_unlisted
+from fluxcore.errors import CorruptShardError
+
+_FILE_COLUMNS = 120  # columns that one sidecar takes, under the format's limit on sections
+
+
+def open_sidecar(folder: Path, manifest: Manifest, number: int, info: SidecarInfo) -> _core.Sidecar:
+    """The sidecar `info` of shard `number`, checked against the manifest.
+
+    Raises:
+        CorruptShardError: it is not the file that the manifest lists.
+        OSError: it cannot be opened.
+    """
+    sidecar = _core.Sidecar(folder / info.name)
+    shard = manifest.shards[number]
+    found = {
+        "kind": (sidecar.is_sidecar, True),
+        "data set (UUID)": (sidecar.uuid.hex(), manifest.uuid),
+        "shard number": (sidecar.shard_number, number),
+        "shard (root hash)": (sidecar.parent.hex(), shard.root),
+        "number of chunks": (sidecar.chunk_count, shard.chunks),
+        "size": (sidecar.size, info.bytes),
+        "root hash": (sidecar.root.hex(), info.root),
+        "set of columns": (sorted(sidecar.column_names), sorted(info.columns)),
+    }
+    for what, (has, listed) in found.items():
+        if has != listed:
+            raise CorruptShardError(
+                f"`{folder / info.name}` is corrupt: its {what} is not the one that the manifest lists", shard=info.name
+            )
+    return sidecar
+
+
+def shard_column(folder: Path, manifest: Manifest, core: _core.ShardSet, number: int, name: str) -> Array:
+    """Column `name` of one shard as a read-only view of its file."""
+    shard = manifest.shards[number]
+    listed = STANDARD_COLUMNS.get(name) or manifest.columns[name].dtype
+    values = None
+    for info in shard.sidecars:
+        if name in info.columns:
+            values = open_sidecar(folder, manifest, number, info).column(name)
+    if values is None and (name in STANDARD_COLUMNS or name in core.column_names(number)):
+        values = core.column(number, name)
+    if values is None or values.dtype != listed:
+        found = "missing" if values is None else str(values.dtype)
+        raise CorruptShardError(
+            f"`{folder / shard.name}` is corrupt: the manifest lists column `{name}` as {listed}, here it is {found}",
+            shard=shard.name,
+        )
+    return values
+
+
+def read_column(folder: Path, manifest: Manifest, core: _core.ShardSet, name: str) -> Array:
+    """Column `name` of all chunks: a view where there is one shard, else a copy; read-only."""
+    parts = [shard_column(folder, manifest, core, number, name) for number in range(len(manifest.shards))]
+    if len(parts) == 1:
+        return parts[0]
+    dtype = STANDARD_COLUMNS.get(name) or manifest.columns[name].dtype
+    values = np.concatenate(parts) if parts else np.empty(0, dtype)
+    values.flags.writeable = False
+    return values
+
+
+def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions: Mapping[str, str]) -> Manifest:
+    """Write sidecars for new columns and publish them, all at once; returns the new manifest.
+
+    Raises:
+        ValueError: a column is there already, or its values cannot be stored.
+        DatasetLockedError: another process is writing to the data set.
+        CorruptShardError, OSError: as in reading and writing.
+    """
+    with WriterLock(folder):
+        manifest = manifests.read(folder)
+        if manifest.uuid != uuid:
+            raise ValueError(f"the data set in `{folder}` was replaced after it was opened\n\nOpen it again.")
+        arrays = {name: _check(manifest, name, column) for name, column in values.items()}
+        if len(manifest.columns) + len(arrays) + len(STANDARD_COLUMNS) > MAX_COLUMNS:
+            raise ValueError(f"a data set has at most {MAX_COLUMNS} columns, it has {len(manifest.columns)} added ones")
+        remove_unlisted(folder, manifest)
+        generation = manifest.generation + 1
+        shards = tuple(_extend(folder, manifest, number, generation, arrays) for number in range(len(manifest.shards)))
+        infos = {n: ColumnInfo(dtype=a.dtype.name, definition=definitions.get(n, "")) for n, a in arrays.items()}
+        extended = replace(manifest, generation=generation, columns={**manifest.columns, **infos}, shards=shards)
+        try:
+            return manifests.publish(folder, extended)
+        finally:
+            remove_unlisted(folder, manifests.read(folder))
+
+
+def _check(manifest: Manifest, name: str, values: Any) -> Array:
+    if fault := _core.fault_of_column_name(name):
+        raise ValueError(f"{name!r} cannot name a column: {fault}")
+    if name in STANDARD_COLUMNS or name in manifest.columns:
+        raise ValueError(f"column `{name}` is there already\n\nAdd it under another name.")
+    array = np.asarray(values)
+    if array.dtype.kind == "u" and array.dtype.name in COLUMN_DTYPES:
+        if array.shape != (manifest.chunks,):
+            raise ValueError(f"column `{name}` must have shape ({manifest.chunks},), one a chunk, got {array.shape}")
+        return np.ascontiguousarray(array)
+    return checks.score_values(array, name, manifest.chunks)
+
+
+def _extend(folder: Path, manifest: Manifest, number: int, generation: int, arrays: Mapping[str, Array]) -> ShardInfo:
+    shard = manifest.shards[number]
+    parts = {name: values[shard.base : shard.base + shard.chunks] for name, values in arrays.items()}
+    names = list(parts)
+    sidecars = list(shard.sidecars)
+    for first in range(0, len(names), _FILE_COLUMNS):
+        some = names[first : first + _FILE_COLUMNS]
+        file = f"shard-{number:06d}.g{generation}-{first // _FILE_COLUMNS}.fxc"
+        writer = _core.ShardWriter(
+            folder / file,
+            kind="sidecar",
+            dtype=manifest.dtype,
+            chunk_tokens=manifest.chunk_tokens,
+            vocab_size=manifest.vocab_size,
+            uuid=bytes.fromhex(manifest.uuid),
+            shard_number=number,
+            tokenizer=bytes.fromhex(manifest.tokenizer or "00" * 16),
+            parent=bytes.fromhex(shard.root),
+            columns=[(name, parts[name].dtype.name) for name in some],
+            sort_column=None,
+            sort_descending=False,
+            token_mask=False,
+        )
+        writer.append(shard.chunks, None, None, [parts[name] for name in some])
+        size, _, root = writer.finish()
+        sidecars.append(SidecarInfo(name=file, bytes=size, root=root.hex(), columns=tuple(some)))
+    added = {name: quantiles(values) for name, values in parts.items() if values.dtype == np.float32}
+    return replace(shard, sidecars=tuple(sidecars), quantiles={**shard.quantiles, **added})

@@ -1,0 +1,131 @@
+"""The shard files of one data set in the making: split by size, described for the manifest."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fluxcore import _core
+from fluxcore.data.chunk_checks import Array
+from fluxcore.data.manifest import Manifest, ShardInfo
+from fluxcore.data.manifest_check import STANDARD_COLUMNS
+
+_OURS = re.compile(r"\.?shard-[0-9]{6,7}(\.g[0-9]+-[0-9]+)?\.(fxs|fxc)(\.[0-9]+\.tmp)?")
+_PAGE = 4096
+
+
+def shard_name(number: int) -> str:
+    """File name of a shard."""
+    return f"shard-{number:06d}.fxs"
+
+
+def quantiles(values: Array) -> tuple[float, ...]:
+    """Minimum, quartiles and maximum, each a value that occurs."""
+    return tuple(float(v) for v in np.quantile(values, [0, 0.25, 0.5, 0.75, 1], method="lower"))
+
+
+def remove_unlisted(folder: Path, manifest: Manifest | None) -> None:
+    """Take away what an interrupted writer left: our temporary files, and shards that no manifest lists."""
+    listed = set()
+    for shard in () if manifest is None else manifest.shards:
+        listed |= {shard.name, *(sidecar.name for sidecar in shard.sidecars)}
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in listed:
+            path.unlink()
+
+
+class ShardSeries:
+    """Spreads chunks over shards of at most `shard_bytes` each.
+
+    Raises:
+        ValueError: `shard_bytes` is out of range, or too small for one chunk.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, shard_bytes: int) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._types = {**STANDARD_COLUMNS, **{name: info.dtype for name, info in manifest.columns.items()}}
+        self._capacity = self._chunks_within(shard_bytes)
+        self._shards: list[ShardInfo] = []
+        self._writer: _core.ShardWriter | None = None
+        self._scores: dict[str, list[Array]] = {}
+
+    def _chunks_within(self, shard_bytes: int) -> int:
+        manifest = self._manifest
+        chunk = manifest.chunk_tokens * np.dtype(manifest.dtype).itemsize + 4  # its tokens and their CRC
+        chunk += sum(np.dtype(dtype).itemsize for dtype in self._types.values())
+        chunk += (manifest.chunk_tokens + 7) // 8 if manifest.token_mask else 0
+        # The superblock, a section a column, TOKENS, CHUNK_CRC, TOKEN_MASK and NAMES, each rounded up to a page.
+        fixed = _PAGE * (len(self._types) + 5) + 64 + sum(1 + len(name) for name in self._types)
+        if not fixed + chunk <= shard_bytes <= 1 << 40:
+            raise ValueError(
+                f"`shard_bytes` must be within [{fixed + chunk}, {1 << 40}], so that a chunk fits in, got {shard_bytes}"
+            )
+        return int(shard_bytes - fixed) // chunk
+
+    def append(self, columns: dict[str, Array]) -> None:
+        """Write checked columns, "tokens" [n, T] and where the set has one "mask" among them."""
+        start, total = 0, len(columns["tokens"])
+        while start < total:
+            writer = self._writer or self._begin()
+            stop = min(total, start + self._capacity - writer.chunk_count)
+            part = {name: values[start:stop] for name, values in columns.items()}
+            writer.append(stop - start, part["tokens"], part.get("mask"), [part[name] for name in self._types])
+            for name in self._manifest.columns:
+                self._scores[name].append(part[name])
+            if writer.chunk_count == self._capacity:
+                self._finish_shard()
+            start = stop
+
+    def _begin(self) -> _core.ShardWriter:
+        manifest = self._manifest
+        number = len(self._shards)
+        self._scores = {name: [] for name in manifest.columns}
+        self._writer = _core.ShardWriter(
+            self._folder / shard_name(number),
+            kind="shard",
+            dtype=manifest.dtype,
+            chunk_tokens=manifest.chunk_tokens,
+            vocab_size=manifest.vocab_size,
+            uuid=bytes.fromhex(manifest.uuid),
+            shard_number=number,
+            tokenizer=bytes.fromhex(manifest.tokenizer or "00" * 16),
+            parent=bytes(16),
+            columns=list(self._types.items()),
+            sort_column=None if manifest.sorted_by is None else manifest.sorted_by.column,
+            sort_descending=manifest.sorted_by is not None and manifest.sorted_by.descending,
+            token_mask=manifest.token_mask,
+        )
+        return self._writer
+
+    def _finish_shard(self) -> None:
+        if self._writer is None:
+            return
+        size, chunks, root = self._writer.finish()
+        self._writer = None
+        scores = {name: np.concatenate(parts) for name, parts in self._scores.items()}
+        key = None if self._manifest.sorted_by is None else scores[self._manifest.sorted_by.column]
+        self._shards.append(
+            ShardInfo(
+                name=shard_name(len(self._shards)),
+                bytes=size,
+                chunks=chunks,
+                base=sum(shard.chunks for shard in self._shards[-1:]) + (self._shards[-1].base if self._shards else 0),
+                root=root.hex(),
+                first_key=None if key is None else float(key[0]),
+                last_key=None if key is None else float(key[-1]),
+                quantiles={name: quantiles(values) for name, values in scores.items()},
+            )
+        )
+
+    def finish(self) -> tuple[ShardInfo, ...]:
+        """Publish the last shard; returns all of them."""
+        self._finish_shard()
+        return tuple(self._shards)
+
+    def discard(self) -> None:
+        """Take away every file of this series; the temporary one goes with its writer."""
+        self._writer = None
+        for number in range(len(self._shards)):
+            (self._folder / shard_name(number)).unlink(missing_ok=True)
+        self._shards = []
