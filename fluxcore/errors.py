@@ -26,6 +26,10 @@ class CorruptShardError(FluxcoreError):
         self.document = document
 
 
+class CorruptCheckpointError(FluxcoreError):
+    """A checkpoint is incomplete or its bytes are not what was written; the message names the file."""
+
+
 class DatasetLockedError(FluxcoreError):
     """Another process is writing to the same folder."""
 

@@ -8,7 +8,6 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from fluxcore.cli.doctor import doctor
-from fluxcore.cli.info import info
 from fluxcore.errors import FluxcoreError
 
 EXIT_ERROR = 1
@@ -67,8 +66,7 @@ def fluxcore(
     """The entropy core for language-model training."""
 
 
-for command in (info, doctor):
-    app.command()(command)
+app.command()(doctor)
 
 
 def main() -> None:

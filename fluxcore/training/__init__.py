@@ -1,0 +1,1 @@
+"""What trainers share: configuration, run folder, trackers, checkpoints, validation, samples and meters."""

@@ -1,0 +1,115 @@
+"""Causal language models by name: pretrained ones, and small ones with random weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+# Random weights. Dropout is off, as usual for one or few epochs.
+GPT2_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NAMED_CONFIGS: dict[str, dict[str, Any]] = {
+    # 4 layers of 12 D^2 with D = 128: 0.8 M parameters, and 128 for each token of the vocabulary and each position.
+    "micro": {"model_type": "gpt2", "n_layer": 4, "n_embd": 128, "n_head": 4, **GPT2_NO_DROPOUT},
+    # 4.7 M parameters, and 256 for each token of the vocabulary.
+    "llama-tiny": {
+        "model_type": "llama",
+        "num_hidden_layers": 6,
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
+    # 124 M parameters at V = 50257.
+    "gpt2-small": {"model_type": "gpt2", "n_layer": 12, "n_embd": 768, "n_head": 12, **GPT2_NO_DROPOUT},
+}
+# The library's defaults are ids of another vocabulary than ours.
+NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+
+
+def load_model(
+    spec: str | Path, *, vocab_size: int, context: int, overrides: Mapping[str, Any] | None = None
+) -> PreTrainedModel:
+    """A model that can be trained on sequences of `context` tokens out of `vocab_size`.
+
+    Args:
+        spec: A named configuration (`micro`, `llama-tiny`, `gpt2-small`: random weights drawn from torch's global
+            generator), a folder as `save_pretrained` and our checkpoints write it, or a name on the Hugging Face
+            hub. Code from the hub is never run.
+        vocab_size: Token ids of the data are below it. A pretrained model may have more.
+        context: Tokens in a sequence.
+        overrides: Fields of the named configuration to change.
+    Returns:
+        A `transformers` model in float32.
+    Raises:
+        ValueError: an unknown field in `overrides`, or a model whose vocabulary or context is too small.
+        OSError: no such folder, or a name that is neither in the local cache nor can be fetched.
+    """
+    spec = str(spec)
+    if spec in NAMED_CONFIGS:
+        return random_model(spec, vocab_size, context, overrides or {})
+    if overrides:
+        raise ValueError(
+            f"`model_args` change a named configuration, but `model` is {spec!r}"
+            f"\n\nRemove them, or choose one of {', '.join(NAMED_CONFIGS)}."
+        )
+    model = pretrained_model(spec)
+    check_fits(spec, model.config, vocab_size, context)
+    return model
+
+
+def random_model(name: str, vocab_size: int, context: int, overrides: Mapping[str, Any]) -> PreTrainedModel:
+    """A named configuration with random weights."""
+    fields: dict[str, Any] = {**NAMED_CONFIGS[name], **NO_SPECIAL_TOKENS, "vocab_size": vocab_size}
+    model_type = fields.pop("model_type")
+    fields["n_positions" if model_type == "gpt2" else "max_position_embeddings"] = context
+    known = AutoConfig.for_model(model_type)
+    for field in overrides:
+        if not hasattr(known, field):
+            raise ValueError(
+                f"`model_args` has no field {field!r} for {name!r}"
+                f"\n\nIts fields include {', '.join(key for key in fields if not key.endswith('_id'))}."
+            )
+    config = AutoConfig.for_model(model_type, **{**fields, **overrides})
+    check_fits(name, config, vocab_size, context)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def pretrained_model(spec: str) -> PreTrainedModel:
+    """Weights from a folder, the local cache or the hub."""
+    is_path = spec.startswith(("/", "./", "../", "~")) or Path(spec).exists()
+    folder = Path(spec).expanduser()
+    if is_path and not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"`model` must be a folder with config.json and model.safetensors, got {spec}"
+            f"\n\nNamed configurations with random weights are {', '.join(NAMED_CONFIGS)}."
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(folder) if is_path else spec, trust_remote_code=False, dtype=torch.float32
+        )
+    except OSError as error:
+        raise OSError(
+            f"`model` {spec!r} could not be loaded: {str(error).splitlines()[0]}"
+            f"\n\nNamed configurations are {', '.join(NAMED_CONFIGS)}. Without a network, give the path of a folder"
+            " with the model's config.json and model.safetensors."
+        ) from error
+    return model
+
+
+def check_fits(spec: str, config: PretrainedConfig, vocab_size: int, context: int) -> None:
+    """Refuse a model that would meet ids or positions that it has no embedding for."""
+    if config.vocab_size < vocab_size:
+        raise ValueError(
+            f"`model` {spec!r} knows {config.vocab_size} tokens, and the data has ids up to {vocab_size - 1}"
+            "\n\nTokenise the data with the model's own tokenizer, or choose another model."
+        )
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and longest < context:
+        raise ValueError(
+            f"`model` {spec!r} reads {longest} tokens at most, and a sequence has {context}"
+            f"\n\nSet seq to a divisor of {context} that is at most {longest}."
+        )

@@ -1,0 +1,103 @@
+"""A data set, what of it trains and what validates, checked before a model is built."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import fluxcore.data
+from fluxcore.data import Dataset
+from fluxcore.training.config import ConfigError
+from fluxcore.training.split import Ids, Plan, chunk_keys, plan_run, sample_chunks, split_by_document
+from fluxcore.training.trainer_config import TrainerConfig
+from fluxcore.training.validation import Validation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """What a trainer reads."""
+
+    ds: Dataset
+    plan: Plan
+    """Chunks of `ds` that train, and how often."""
+    validation: Validation
+    chunks_per_step: int
+    """In an optimizer step, over all ranks and micro-batches."""
+    seq: int
+    """Tokens in a sequence."""
+    vocab_size: int
+    tokenizer: Path
+    """`tokenizer.json` for samples; need not exist."""
+
+
+def open_training_data(
+    config: TrainerConfig, path: Path, *, val_path: Path | None, val_fraction: float, world_size: int
+) -> TrainingData:
+    """Open the data of a run and spend its budget of steps, tokens or epochs.
+
+    Args:
+        config: Batch, budget, sequence length, seed and tokenizer.
+        path: Folder of shards.
+        val_path: Folder of shards to validate on. None: whole documents of `path` are held out.
+        val_fraction: Share of the documents held out, when `val_path` is None.
+        world_size: Ranks; each takes an equal share of a batch.
+    Raises:
+        ConfigError: keys that do not fit the data, or each other.
+        OSError: a folder that cannot be read.
+    """
+    ds = fluxcore.data.open(path)
+    seq = config.seq or ds.chunk_tokens
+    if ds.chunk_tokens % seq:
+        raise ConfigError(f"`seq` must divide the chunk length, {ds.chunk_tokens} tokens, got {seq}")
+    if config.batch_size % world_size:
+        raise ConfigError(f"`batch_size` must be a multiple of the {world_size} ranks, got {config.batch_size}")
+    if val_path is None:
+        val_ds = ds
+        training, held_out = split_by_document(ds, val_fraction, config.seed)
+    else:
+        val_ds = fluxcore.data.open(val_path)
+        check_alike(ds, val_ds)
+        training, held_out = all_chunks(ds), all_chunks(val_ds)
+    chunks_per_step = config.batch_size * config.accumulation
+    steps = config.steps
+    if config.tokens is not None:
+        steps = config.tokens // (chunks_per_step * ds.chunk_tokens)
+        if steps == 0:
+            raise ConfigError(
+                f"`tokens` must be at least a step's {chunks_per_step * ds.chunk_tokens}, got {config.tokens}"
+            )
+    keys = chunk_keys(ds, config.seed)
+    val_keys = keys if val_ds is ds else chunk_keys(val_ds, config.seed)
+    return TrainingData(
+        ds=ds,
+        plan=plan_run(training, keys, chunks_per_step=chunks_per_step, steps=steps, epochs=config.epochs),
+        validation=Validation(
+            val_ds,
+            sample_chunks(held_out, val_keys, config.eval_chunks),
+            batch_size=config.batch_size // world_size,
+            seq=seq,
+        ),
+        chunks_per_step=chunks_per_step,
+        seq=seq,
+        vocab_size=max(ds.vocab_size, val_ds.vocab_size),
+        tokenizer=config.tokenizer or path / "tokenizer.json",
+    )
+
+
+def all_chunks(ds: Dataset) -> Ids:
+    """Every chunk id."""
+    if len(ds) == 0:
+        raise ConfigError("a data set must have chunks, and one of `data` and `val_data` is empty")
+    return np.arange(len(ds))
+
+
+def check_alike(ds: Dataset, val_ds: Dataset) -> None:
+    """Refuse validation data of another chunk length or tokenizer: its loss would mean something else."""
+    if val_ds.chunk_tokens != ds.chunk_tokens:
+        raise ConfigError(
+            f"`val_data` must have chunks of {ds.chunk_tokens} tokens as `data` has, got {val_ds.chunk_tokens}"
+        )
+    if val_ds.vocab_size != ds.vocab_size:
+        raise ConfigError(
+            f"`val_data` must have a vocabulary of {ds.vocab_size} tokens as `data` has, got {val_ds.vocab_size}"
+        )

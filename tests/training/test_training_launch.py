@@ -1,0 +1,104 @@
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from fluxcore.training.config import ConfigError
+from fluxcore.training.launch import launch
+from fluxcore.training.trainer_config import TrainerConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class PlainConfig(TrainerConfig):
+    name: ClassVar[str] = "plain"
+    data: Path
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run a command line; the configurations that training was called with."""
+    monkeypatch.chdir(tmp_path)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / "default.yaml").write_text("defaults: [plain_schema, _self_]\n")
+    (configs / "small.yaml").write_text("defaults: [plain_schema, _self_]\nlr: 0.5\nseq: 8\n")
+
+    def run(*arguments, train=None):
+        called = []
+        monkeypatch.setattr(sys, "argv", ["plain.py", *arguments])
+        launch(PlainConfig, train or called.append, configs)
+        return called
+
+    return run
+
+
+def test_overrides_reach_the_configuration(command, tmp_path):
+    (config,) = command("data=/x", "seed=3", "--config-name", "small", "seq=null", "trackers=[wandb]")
+    assert (config.data, config.seed, config.lr, config.seq) == (Path("/x"), 3, 0.5, None)
+    assert [tracker.name for tracker in config.trackers] == ["wandb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["configs"]  # Hydra leaves nothing behind
+
+
+def test_new_keys_of_a_mapping(command):
+    (config,) = command("data=/x", "+model_args.n_layer=2")
+    assert config.model_args == {"n_layer": 2}
+
+
+def test_multirun_gives_each_job_its_folder(command):
+    configs = command("--multirun", "data=/x", "run_dir=runs", "seed=1,2")
+    assert [(config.seed, config.run_dir) for config in configs] == [(1, Path("runs/0")), (2, Path("runs/1"))]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=/x", "sead=1"], "`sead` is not a key of this configuration\n\nDid you mean `seed`?"),
+        (["data=/x", "+sead=1"], "Did you mean `seed`?"),
+        (["data=/x", "seed=many"], "`seed`: value 'many' of type 'str' could not be converted to Integer"),
+        (
+            ["data=/x", "schedule=cosin"],
+            "`schedule`: invalid value 'cosin', expected one of [constant, linear, cosine]",
+        ),
+        (["data=/x", "seed=-1"], "`seed` must be >= 0, got -1"),
+        (["data=/x", "model_args.n_layer=2"], "`model_args.n_layer` is not there yet"),
+        ([], "`data` must be given"),
+        (["--config-name", "nothing"], "nothing"),
+    ],
+)
+def test_a_wrong_key_or_value_is_a_usage_error(command, capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        command(*arguments)
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ")
+    assert message in shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ConfigError("`seq` is wrong"), 2, "error: `seq` is wrong"),
+        (ValueError("`x` is wrong"), 1, "error: `x` is wrong"),
+        (FileNotFoundError(2, "No such file", "/x"), 1, "error: no such file: `/x`"),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_an_error_of_training_is_short(command, capsys, error, code, message):
+    def train(config):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command("data=/x", train=train)
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(command):
+    def train(config):
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        command("data=/x", train=train)
