@@ -8,6 +8,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from fluxcore.cli.doctor import doctor
+from fluxcore.cli.info import info
 from fluxcore.errors import FluxcoreError
 
 EXIT_ERROR = 1
@@ -66,7 +67,8 @@ def fluxcore(
     """The entropy core for language-model training."""
 
 
-app.command()(doctor)
+for command in (info, doctor):
+    app.command()(command)
 
 
 def main() -> None:

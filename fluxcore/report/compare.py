@@ -43,7 +43,7 @@ class OrderResult:
 
     @property
     def seconds(self) -> float:
-        """Mean wall time of a run."""
+        """Mean over the seeds of the wall time of the training steps."""
         return float(np.mean([run.seconds for run in self.runs]))
 
     def tokens_to_reach(self, loss: float) -> float:
@@ -69,13 +69,15 @@ def tokens_to_reach(curve: Curve, loss: float) -> float:
     if after == 0:
         return float(curve.tokens[0])
     high, low = curve.loss[after - 1], curve.loss[after]
+    if math.isnan(high):
+        return float(curve.tokens[after])
     share = (high - loss) / (high - low)
     return float(curve.tokens[after - 1] + share * (curve.tokens[after] - curve.tokens[after - 1]))
 
 
 def common_loss(results: list[OrderResult]) -> float:
-    """The lowest validation loss that every run of every order reaches."""
-    return max(float(run.validation.loss.min()) for result in results for run in result.runs)
+    """The lowest validation loss that every run of every order reaches; NaN if the loss of one never was a number."""
+    return float(np.max([np.fmin.reduce(run.validation.loss) for result in results for run in result.runs]))
 
 
 def milestone_losses(results: list[OrderResult]) -> list[float]:
@@ -90,7 +92,7 @@ def verdict(results: list[OrderResult]) -> str:
     baseline = next((result for result in results if result.order == BASELINE), None)
     others = [result for result in results if result.order != BASELINE]
     if baseline is None or not others:
-        best = min(results, key=lambda result: result.final_loss)
+        best = min(results, key=lambda result: math.inf if math.isnan(result.final_loss) else result.final_loss)
         return f"The lowest final validation loss is {best.final_loss:.4f} nats a token, in {best.order} order."
     sentences = [against_baseline(result, baseline) for result in others]
     seeds = {len(result.runs) for result in results}
@@ -103,6 +105,9 @@ def verdict(results: list[OrderResult]) -> str:
 
 def against_baseline(result: OrderResult, baseline: OrderResult) -> str:
     """How an order did against the baseline, seed by seed where both have the seed."""
+    for one in (result, baseline):
+        if math.isnan(one.final_loss):
+            return f"The final validation loss of {one.order} order is not a number: its training diverged."
     difference = result.final_loss - baseline.final_loss
     compared = (
         "the same as" if difference == 0 else f"{abs(difference):.4f} {'lower' if difference < 0 else 'higher'} than"

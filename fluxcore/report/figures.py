@@ -62,9 +62,15 @@ def smoothed(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def loss_limits(results: list[OrderResult]) -> tuple[float, float]:
     """Limits that show the end of the curves: the first steps, far above all others, are cut."""
-    curves = [curve for result in results for run in result.runs for curve in (run.validation, run.train)]
-    low = min(float(curve.loss.min()) for curve in curves)
-    high = max(float(np.quantile(curve.loss, 0.9)) for curve in curves)
+    curves = [
+        c
+        for result in results
+        for run in result.runs
+        for c in (run.validation, run.train)
+        if not np.isnan(c.loss).all()
+    ]
+    low = min(float(np.nanmin(curve.loss)) for curve in curves)
+    high = max(float(np.nanquantile(curve.loss, 0.9)) for curve in curves)
     margin = 0.05 * (high - low) or 0.1
     return low - margin, high + margin
 

@@ -1,7 +1,7 @@
 """Text coloured by the entropy with which a model foresaw each token."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,10 +13,10 @@ UTF8_BYTES = 4  # the most tokens over which a byte-level tokenizer spreads one 
 
 
 class Decoder(Protocol):
-    """What is asked of a tokenizer; `tokenizers.Tokenizer` has it."""
+    """What is asked of a tokenizer; `fluxcore.data.tokenizer.Tokenizer` has it."""
 
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
-        """The text of the ids."""
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids, special tokens by their names."""
         ...
 
 
@@ -58,7 +58,7 @@ def pieces_of(tokens: Sequence[int], entropies: NDArray[np.floating], tokenizer:
     pieces: list[Piece] = []
     start = 0
     for end in range(1, len(tokens) + 1):
-        text = tokenizer.decode(list(tokens[start:end]), skip_special_tokens=False)
+        text = tokenizer.decode(tokens[start:end])
         if text.endswith("\ufffd") and end - start < UTF8_BYTES and end < len(tokens):
             continue
         known = entropies[start:end][~np.isnan(entropies[start:end])]

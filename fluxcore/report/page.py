@@ -62,7 +62,8 @@ def build(
     page = environment.get_template("report.html.j2").render(
         colours=theme.COLOURS, dashes=theme.DASHES, levels=LEVELS, results=results, verdict=verdict(results),
         milestones=milestone_losses(results), goal=common_loss(results), figures=figures, score_name=score_name,
-        texts=texts, facts=facts or provenance.facts(), configs=configs(results), differing=differing_keys(list(runs)),
+        texts=texts, facts=facts or provenance.facts(runs), configs=configs(results),
+        differing=differing_keys(list(runs)),
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     saved = tuple(theme.save_png(figure, folder) for figure in figures.values())

@@ -1,40 +1,45 @@
-"""How a page was made: versions, commit, machine, command."""
+"""How a page was made: by which command, from runs of which versions and commit, on what machine."""
 
 import os
 import platform
 import shlex
-import subprocess
 import sys
-from importlib import metadata
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-DISTRIBUTIONS = ("fluxcore", "torch", "triton", "numpy", "transformers", "tokenizers", "accelerate")
+from fluxcore.report.runs import Run
 
 
-def facts(command: str | None = None) -> dict[str, str]:
-    """What is needed to make the page again, as label -> value."""
+def facts(runs: Sequence[Run], command: str | None = None) -> dict[str, str]:
+    """What is needed to make the page again, as label -> value.
+
+    Args:
+        runs: their folders say with which versions they were trained.
+        command: that made the page; this process's own if None.
+    """
+    environments = [run.environment for run in runs]
     return {
         "command": command or shlex.join(["fluxcore", *sys.argv[1:]]),
-        "commit": commit() or "unknown (not run from a git checkout)",
-        "versions": ", ".join(versions()),
-        "Python": platform.python_version(),
+        "runs": ", ".join(str(run.folder) for run in runs),
+        "trained by": distinct(shlex.join(map(str, e["command"])) for e in environments if e.get("command")),
+        "trained at commit": distinct(str(e["commit"]) for e in environments if e.get("commit")),
+        "trained with": distinct(versions(e) for e in environments),
+        "page by": f"fluxcore {version('fluxcore')}, Python {platform.python_version()}",
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} usable cores, {platform.system()}",
     }
 
 
-def versions() -> list[str]:
-    """Name and version of each installed distribution that has a part in the result."""
-    installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
-    return [f"{name} {installed[name]}" for name in DISTRIBUTIONS if name in installed]
+def versions(environment: dict[str, Any]) -> str:
+    """Names and versions of a run's packages."""
+    known = {"Python": environment.get("python"), **environment.get("versions", {})}
+    return ", ".join(f"{name} {number}" for name, number in known.items() if number)
 
 
-def commit() -> str | None:
-    """Commit of the checkout in the current folder, marked where files differ from it; None outside of one."""
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=, with changes", "--abbrev=12", "--exclude=*"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return described.stdout.strip() or None
+def distinct(values: Iterable[str]) -> str:
+    """The different values, each once; "unknown" where there is none."""
+    return "; ".join(dict.fromkeys(value for value in values if value)) or "unknown"
 
 
 def processor() -> str:

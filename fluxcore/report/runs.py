@@ -26,6 +26,8 @@ class Curve:
     """Nats a token."""
     score: NDArray[np.float64]
     """Mean score of the chunks of the interval; NaN where it was not logged."""
+    tokens_per_second: NDArray[np.float64]
+    """Speed in the interval; NaN where it was not logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +38,10 @@ class Run:
     config: dict[str, Any]
     train: Curve
     validation: Curve
-    tokens_per_second: float
-    """Over the whole run, validation and checkpoints included; NaN where the times were not logged."""
     seconds: float
+    """Wall time of the training steps, without validation and checkpoints; NaN where the speed was not logged."""
+    environment: dict[str, Any]
+    """Versions, commit and command of the run, as its folder has them; empty where it has none."""
 
     @property
     def order(self) -> str:
@@ -49,6 +52,11 @@ class Run:
     def seed(self) -> int:
         """Seed of the run."""
         return int(self.config["seed"])
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Over all training steps."""
+        return float(self.train.tokens[-1]) / self.seconds
 
     @property
     def final_loss(self) -> float:
@@ -80,15 +88,15 @@ def read_run(folder: Path) -> Run:
         if not isinstance(config, dict) or key not in config:
             raise ValueError(f"`{folder / 'config.yaml'}` must have a key `{key}`, as the curriculum trainer writes it")
     rows = read_metrics(folder / "metrics.jsonl")
-    seconds = max((float(row["seconds"]) for row in rows if "seconds" in row), default=math.nan)
-    train, validation = curve(rows, "train", folder), curve(rows, "val", folder)
+    environment = folder / "environment.json"
+    train = curve(rows, "train", folder)
     return Run(
         folder=folder,
         config=config,
         train=train,
-        validation=validation,
-        tokens_per_second=float(train.tokens[-1]) / seconds if seconds > 0 else math.nan,
-        seconds=seconds,
+        validation=curve(rows, "val", folder),
+        seconds=float(np.sum(np.diff(train.tokens, prepend=0) / train.tokens_per_second)),
+        environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
     )
 
 
@@ -120,10 +128,16 @@ def curve(rows: Iterable[dict[str, Any]], split: str, folder: Path) -> Curve:
             "\n\nDid the run end before it first logged? Run it again: it goes on from its last checkpoint."
         )
     kept = [by_step[step] for step in sorted(by_step)]
+
+    def numbers(name: str) -> NDArray[np.float64]:
+        # The log has null for what JSON cannot say: a loss that is not a number, or infinite.
+        return np.array([math.nan if row.get(name) is None else row[name] for row in kept], np.float64)
+
     return Curve(
         tokens=np.array([row["tokens"] for row in kept], np.int64),
-        loss=np.array([row["loss"] for row in kept], np.float64),
-        score=np.array([row.get("score", math.nan) for row in kept], np.float64),
+        loss=numbers("loss"),
+        score=numbers("score"),
+        tokens_per_second=numbers("tokens_per_second"),
     )
 
 

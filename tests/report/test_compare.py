@@ -10,7 +10,12 @@ from fluxcore.report.runs import Curve, read_run
 
 def curve(*losses):
     n = len(losses)
-    return Curve(tokens=1000 * np.arange(1, n + 1), loss=np.array(losses), score=np.full(n, math.nan))
+    return Curve(
+        tokens=1000 * np.arange(1, n + 1),
+        loss=np.array(losses),
+        score=np.full(n, math.nan),
+        tokens_per_second=np.full(n, math.nan),
+    )
 
 
 @pytest.fixture
@@ -86,3 +91,13 @@ def test_a_tie_is_a_tie(results):
 
 def test_without_a_baseline_the_lowest_is_named(results):
     assert "in descending order" in verdict(results(ascending=[[3.0]], descending=[[2.0]]))
+
+
+def test_a_run_that_diverged_is_not_passed_over(results):
+    found = results(random=[[5.0, 3.0]], ascending=[[5.0, math.nan]])
+    assert common_loss(found) == 5.0
+    assert "ascending order is not a number" in verdict(found)
+
+
+def test_the_first_number_after_a_gap_counts_from_where_it_stands():
+    assert tokens_to_reach(curve(5.0, math.nan, 4.0), 4.5) == 3000

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from support.runs import write_run
 
-from fluxcore.report import build
+from fluxcore.report import build, provenance
 from fluxcore.report.figures import largest_groups
 from fluxcore.report.heat import Piece, ScoredText
 from fluxcore.report.page import format_count, format_duration
@@ -176,3 +177,21 @@ def test_counts(value, text):
 )
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_a_run_that_diverged_is_drawn(tmp_path):
+    losses = {"random": [5.0, 4.0], "ascending": [5.0, math.nan], "descending": [math.nan, math.nan]}
+    runs = [read_run(write_run(tmp_path / order, order=order, validation=each)) for order, each in losses.items()]
+    files, html = page_of(runs, tmp_path / "out")
+    assert "its training diverged" in html
+    assert len(files.figures) == 2
+
+
+def test_the_page_says_how_the_runs_were_made(runs, tmp_path):
+    environment = {"commit": "abc123", "versions": {"torch": "2.0"}, "python": "3.11", "command": ["train", "a b"]}
+    (runs[0].folder / "environment.json").write_text(json.dumps(environment))
+    made = provenance.facts([read_run(runs[0].folder), runs[1]], "fluxcore demo")
+    assert made["command"] == "fluxcore demo"
+    assert made["trained at commit"] == "abc123"
+    assert made["trained with"] == "Python 3.11, torch 2.0"
+    assert made["trained by"] == "train 'a b'"

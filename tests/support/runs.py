@@ -13,8 +13,8 @@ def write_run(folder: Path, *, order="random", seed=0, validation, train=None, s
     (folder / "config.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()))
     lines = []
     for i, loss in enumerate(validation):
-        common = {"step": i + 1, "tokens": (i + 1) * TOKENS_PER_STEP, "seconds": 2.0 * (i + 1)}
-        trained = {**common, "split": "train", "loss": (train or validation)[i]}
+        common = {"step": i + 1, "tokens": (i + 1) * TOKENS_PER_STEP}
+        trained = {**common, "split": "train", "loss": (train or validation)[i], "tokens_per_second": 500.0}
         if scores is not None:
             trained["score"] = scores[i]
         lines += [trained, {**common, "split": "val", "loss": loss}]
