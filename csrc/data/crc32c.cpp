@@ -84,7 +84,7 @@ __attribute__((target("sse4.2,pclmul"))) std::uint64_t move_past(std::uint64_t s
 __attribute__((target("sse4.2,pclmul"))) std::uint32_t update_hardware(std::uint32_t state, const std::byte* at,
                                                                        std::size_t size) noexcept {
   std::uint64_t a = state;
-  while (size >= 3 * 64) {
+  while (size >= std::size_t{192}) {
     const std::size_t words = size / 24 < kLaneWords ? size / 24 : kLaneWords;
     const std::byte* const second = at + 8 * words;
     const std::byte* const third = second + 8 * words;

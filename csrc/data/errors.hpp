@@ -16,9 +16,9 @@ class CorruptShard : public std::runtime_error {
   CorruptShard(const std::filesystem::path& path, const std::string& why);
   CorruptShard(const std::filesystem::path& path, const std::string& why, std::uint64_t chunk, std::uint64_t document);
 
-  const std::string& shard() const noexcept { return shard_; }
-  std::uint64_t chunk() const noexcept { return chunk_; }        // id within the data set, or kUnknown
-  std::uint64_t document() const noexcept { return document_; }  // or kUnknown
+  [[nodiscard]] const std::string& shard() const noexcept { return shard_; }
+  [[nodiscard]] std::uint64_t chunk() const noexcept { return chunk_; }        // id within the data set, or kUnknown
+  [[nodiscard]] std::uint64_t document() const noexcept { return document_; }  // or kUnknown
 
  private:
   std::string shard_;
@@ -38,7 +38,7 @@ class FileError : public std::filesystem::filesystem_error {
   FileError(const std::string& what, const std::filesystem::path& path, std::error_code code)
       : filesystem_error(what, path, code), action_(what) {}
 
-  const std::string& action() const noexcept { return action_; }  // for example "cannot write"
+  [[nodiscard]] const std::string& action() const noexcept { return action_; }  // for example "cannot write"
 
  private:
   std::string action_;

@@ -19,7 +19,7 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
 
-  int get() const noexcept { return fd_; }
+  [[nodiscard]] int get() const noexcept { return fd_; }
   int release() noexcept { return std::exchange(fd_, -1); }
 
  private:
@@ -31,8 +31,8 @@ class ReadFile {
  public:
   explicit ReadFile(std::filesystem::path path);  // throws FileError
 
-  std::uint64_t size() const noexcept { return size_; }
-  int descriptor() const noexcept { return fd_.get(); }
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  [[nodiscard]] int descriptor() const noexcept { return fd_.get(); }
   // Throws CorruptShard when the file ends before `out` is full.
   void read_at(std::uint64_t offset, std::span<std::byte> out) const;
 
@@ -52,7 +52,7 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  std::span<const std::byte> bytes() const noexcept { return bytes_; }  // valid while *this lives
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }  // valid while *this lives
 
  private:
   std::span<const std::byte> bytes_;
@@ -73,7 +73,7 @@ class AtomicFile {
   void pad_to(std::uint64_t alignment);  // zeros up to the next multiple
   // Replaces bytes that were appended before.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
-  std::uint64_t size() const noexcept { return size_; }
+  [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
   void commit();
 
  private:

@@ -16,11 +16,11 @@ struct OutTypeInfo {
 };
 
 constexpr std::array<OutTypeInfo, 5> kOutTypes = {{
-    {"uint8", 1, std::uint64_t{1} << 8},
-    {"uint16", 2, std::uint64_t{1} << 16},
-    {"uint32", 4, std::uint64_t{1} << 32},
-    {"int32", 4, std::uint64_t{1} << 31},
-    {"int64", 8, std::uint64_t{1} << 63},
+    {.name = "uint8", .size = 1, .ids = std::uint64_t{1} << 8},
+    {.name = "uint16", .size = 2, .ids = std::uint64_t{1} << 16},
+    {.name = "uint32", .size = 4, .ids = std::uint64_t{1} << 32},
+    {.name = "int32", .size = 4, .ids = std::uint64_t{1} << 31},
+    {.name = "int64", .size = 8, .ids = std::uint64_t{1} << 63},
 }};
 
 const OutTypeInfo& info(OutType type) { return kOutTypes[static_cast<std::size_t>(type)]; }
@@ -104,7 +104,8 @@ void ShardSet::gather(std::span<const std::uint64_t> chunk_ids, const GatherOut&
     const ChunkPlace at = place(id);
     // The check also brings the chunk into the nearest cache, from where the copy takes it.
     if (verify) check_payload(id);
-    Chunk chunk = {at.shard->tokens(at.index), {}, chunk_tokens(), kNoToken};
+    Chunk chunk = {
+        .tokens = at.shard->tokens(at.index), .mask = {}, .valid_len = chunk_tokens(), .next_token = kNoToken};
     if (targets != nullptr) {
       chunk.mask = at.shard->mask(at.index);
       chunk.next_token = at.shard->next_tokens()[at.index];

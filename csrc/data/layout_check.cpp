@@ -98,12 +98,11 @@ class Checker {
       need(required == DataType::none || (required == section.type && block_.file_kind == FileKind::shard),
            "column `" + names[section.name] + "` must be " + std::string(name_of(required)) + " and in the shard");
     }
-    need(std::all_of(used.begin(), used.end(), [](int count) { return count == 1; }),
-         "names and columns do not match one to one");
+    need(std::ranges::all_of(used, [](int count) { return count == 1; }), "names and columns do not match one to one");
     need(block_.sort_name == kNoName || block_.sort_name < names.size(), "the sort column has no name");
     if (block_.file_kind == FileKind::sidecar) return;
     for (const char* name : {"source", "doc_id", "doc_offset", "next_token", "original_index"}) {
-      need(std::find(names.begin(), names.end(), name) != names.end(), std::string("it has no column `") + name + "`");
+      need(std::ranges::find(names, name) != names.end(), std::string("it has no column `") + name + "`");
     }
   }
 

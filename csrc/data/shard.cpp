@@ -126,7 +126,7 @@ void Shard::check_sections() const {
     if (&section != tokens_ && &section != mask_) checked(&section);
     const std::uint64_t end = section.offset + section.length;
     const auto padding = map().subspan(end, round_up_to_page(end) - end);
-    if (std::any_of(padding.begin(), padding.end(), [](std::byte b) { return b != std::byte{0}; })) {
+    if (std::ranges::any_of(padding, [](std::byte b) { return b != std::byte{0}; })) {
       throw CorruptShard(path_, "padding behind section " + std::to_string(s) + " is not zero");
     }
   }

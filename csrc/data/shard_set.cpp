@@ -62,9 +62,9 @@ ChunkPlace ShardSet::place(std::uint64_t chunk_id) const {
     throw std::out_of_range("chunk id " + std::to_string(chunk_id) + " is out of range, the data set has " +
                             std::to_string(chunk_count()) + " chunks");
   }
-  const auto above = std::upper_bound(bases_.begin(), bases_.end(), chunk_id);
+  const auto above = std::ranges::upper_bound(bases_, chunk_id);
   const auto number = static_cast<std::size_t>(above - bases_.begin()) - 1;
-  return {shards_[number].get(), chunk_id - bases_[number]};
+  return {.shard = shards_[number].get(), .index = chunk_id - bases_[number]};
 }
 
 void ShardSet::fail(std::uint64_t chunk_id, const std::string& why) const {
@@ -99,7 +99,7 @@ void ShardSet::verify_shard(std::size_t number) const {
     if (lengths.empty()) continue;
     if (lengths[i] < 1 || lengths[i] > spec_.chunk_tokens) fail(id, "its valid length is out of range");
     const auto padding = shard.tokens(i).subspan(lengths[i] * size_of(spec_.token_type));
-    if (std::any_of(padding.begin(), padding.end(), [](std::byte b) { return b != std::byte{0}; })) {
+    if (std::ranges::any_of(padding, [](std::byte b) { return b != std::byte{0}; })) {
       fail(id, "its padding is not zero");
     }
   }

@@ -52,16 +52,16 @@ class ShardSet {
   // Throws FileError, CorruptShard, UnsupportedFormat.
   ShardSet(const std::filesystem::path& folder, const SetSpec& spec, const std::vector<ShardEntry>& entries);
 
-  std::uint64_t chunk_count() const noexcept { return bases_.back(); }
-  std::uint32_t chunk_tokens() const noexcept { return spec_.chunk_tokens; }
-  TokenType token_type() const noexcept { return spec_.token_type; }
-  std::uint64_t vocab_size() const noexcept { return spec_.vocab_size; }
-  std::size_t shard_count() const noexcept { return shards_.size(); }
-  const Shard& shard(std::size_t number) const { return *shards_.at(number); }
-  std::uint64_t base(std::size_t number) const { return bases_.at(number); }  // id of its first chunk
+  [[nodiscard]] std::uint64_t chunk_count() const noexcept { return bases_.back(); }
+  [[nodiscard]] std::uint32_t chunk_tokens() const noexcept { return spec_.chunk_tokens; }
+  [[nodiscard]] TokenType token_type() const noexcept { return spec_.token_type; }
+  [[nodiscard]] std::uint64_t vocab_size() const noexcept { return spec_.vocab_size; }
+  [[nodiscard]] std::size_t shard_count() const noexcept { return shards_.size(); }
+  [[nodiscard]] const Shard& shard(std::size_t number) const { return *shards_.at(number); }
+  [[nodiscard]] std::uint64_t base(std::size_t number) const { return bases_.at(number); }  // id of its first chunk
 
   // Throws std::out_of_range.
-  ChunkPlace place(std::uint64_t chunk_id) const;
+  [[nodiscard]] ChunkPlace place(std::uint64_t chunk_id) const;
 
   // Copies whole chunks, and beside them the targets: the tokens moved left by one, then the token that follows the
   // chunk. Where there is no target (padding, the end of a document, a cleared mask bit) the signed types get -100, the

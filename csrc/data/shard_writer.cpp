@@ -15,7 +15,7 @@ void check_names(const ShardSpec& spec) {
     if (const std::string fault = fault_of_name(column.name); !fault.empty()) {
       throw std::invalid_argument("`" + column.name + "` cannot name a column: " + fault);
     }
-    if (std::find(seen.begin(), seen.end(), column.name) != seen.end()) {
+    if (std::ranges::find(seen, column.name) != seen.end()) {
       throw std::invalid_argument("two columns are named `" + column.name + "`");
     }
     seen.push_back(column.name);
@@ -68,8 +68,12 @@ void ShardWriter::append(std::uint64_t count, std::span<const std::byte> tokens,
 
 void ShardWriter::add_section(SectionKind kind, DataType type, std::uint16_t name, std::span<const std::byte> bytes) {
   const bool in_chunk_crc = kind == SectionKind::token_mask;
-  superblock_.sections[superblock_.section_count++] = {
-      kind, type, name, in_chunk_crc ? 0 : crc32c(bytes), file_.size(), bytes.size()};
+  superblock_.sections[superblock_.section_count++] = {.kind = kind,
+                                                       .type = type,
+                                                       .name = name,
+                                                       .crc = in_chunk_crc ? 0 : crc32c(bytes),
+                                                       .offset = file_.size(),
+                                                       .length = bytes.size()};
   file_.append(bytes);
   file_.pad_to(kPage);
 }
@@ -79,7 +83,7 @@ void ShardWriter::drop_full_valid_len() {
     if (spec_.columns[c].name != "valid_len") continue;
     std::vector<std::uint32_t> lengths(chunks_);
     std::memcpy(lengths.data(), columns_[c].data(), columns_[c].size());
-    if (std::any_of(lengths.begin(), lengths.end(), [&](std::uint32_t n) { return n != spec_.chunk_tokens; })) return;
+    if (std::ranges::any_of(lengths, [&](std::uint32_t n) { return n != spec_.chunk_tokens; })) return;
     columns_.erase(columns_.begin() + static_cast<std::ptrdiff_t>(c));
     spec_.columns.erase(spec_.columns.begin() + static_cast<std::ptrdiff_t>(c));
     return;
@@ -89,8 +93,12 @@ void ShardWriter::drop_full_valid_len() {
 ShardSummary ShardWriter::finish() {
   superblock_.chunk_count = chunks_;
   if (spec_.kind == FileKind::shard) {
-    superblock_.sections[superblock_.section_count++] = {SectionKind::tokens, spec_.token_type, kNoName, 0, kPage,
-                                                         file_.size() - kPage};
+    superblock_.sections[superblock_.section_count++] = {.kind = SectionKind::tokens,
+                                                         .type = spec_.token_type,
+                                                         .name = kNoName,
+                                                         .crc = 0,
+                                                         .offset = kPage,
+                                                         .length = file_.size() - kPage};
     file_.pad_to(kPage);
     add_section(SectionKind::chunk_crc, DataType::u32, kNoName, std::as_bytes(std::span(chunk_crcs_)));
     drop_full_valid_len();
@@ -119,7 +127,7 @@ ShardSummary ShardWriter::finish() {
   file_.write_at(0, std::as_bytes(std::span(&superblock_, 1)));
   file_.append(std::as_bytes(std::span(&footer, 1)));
   file_.commit();
-  return {footer.file_length, chunks_, footer.root};
+  return {.bytes = footer.file_length, .chunks = chunks_, .root = footer.root};
 }
 
 }  // namespace fluxcore::data

@@ -54,7 +54,7 @@ class ShardWriter {
   // Writes what stands behind the tokens, then publishes the file. At least one chunk must have been appended.
   ShardSummary finish();
 
-  std::uint64_t chunk_count() const noexcept { return chunks_; }
+  [[nodiscard]] std::uint64_t chunk_count() const noexcept { return chunks_; }
 
  private:
   void add_section(SectionKind kind, DataType type, std::uint16_t name, std::span<const std::byte> bytes);

@@ -21,7 +21,8 @@ using Entry = std::tuple<std::string, std::uint64_t, std::uint64_t, py::bytes>; 
 std::shared_ptr<data::ShardSet> open_set(const std::filesystem::path& folder, const py::bytes& uuid,
                                          const std::string& dtype, std::uint32_t chunk_tokens, std::uint64_t vocab_size,
                                          const std::vector<Entry>& shards) {
-  const data::SetSpec spec = {bytes16(uuid), data_type(dtype), chunk_tokens, vocab_size};
+  const data::SetSpec spec = {
+      .uuid = bytes16(uuid), .token_type = data_type(dtype), .chunk_tokens = chunk_tokens, .vocab_size = vocab_size};
   std::vector<data::ShardEntry> entries;
   entries.reserve(shards.size());
   for (const auto& [name, bytes, chunks, root] : shards) entries.push_back({name, bytes, chunks, bytes16(root)});
@@ -40,9 +41,10 @@ py::tuple gather(const data::ShardSet& set, const Ids& ids, const std::string& o
   const data::OutType type = data::out_type_from_name(out);
   const std::vector<py::ssize_t> shape = {ids.size(), static_cast<py::ssize_t>(set.chunk_tokens())};
   py::array tokens(py::dtype(out), shape);
-  py::object target_array = targets ? py::object(py::array(py::dtype(out), shape)) : py::object(py::none());
-  const data::GatherOut where = {type, tokens.mutable_data(),
-                                 targets ? target_array.cast<py::array>().mutable_data() : nullptr};
+  py::object const target_array = targets ? py::object(py::array(py::dtype(out), shape)) : py::object(py::none());
+  const data::GatherOut where = {.type = type,
+                                 .tokens = tokens.mutable_data(),
+                                 .targets = targets ? target_array.cast<py::array>().mutable_data() : nullptr};
   {
     const std::span<const std::uint64_t> chunk_ids(ids.data(), static_cast<std::size_t>(ids.size()));
     const py::gil_scoped_release release;
