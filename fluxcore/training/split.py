@@ -49,7 +49,7 @@ def split_by_document(ds: Dataset, held_out: float, seed: int) -> tuple[Ids, Ids
         documents = len(np.unique(document_keys(ds, seed)))
         raise ConfigError(
             f"`val_fraction` = {held_out} of {documents} documents leaves {len(training)} chunks to train on"
-            f" and {len(held)} to validate on\n\nSet another val_fraction or seed, or give a separate val_data."
+            f" and {len(held)} to validate on\n\nSet another val_fraction or split_seed, or give a separate val_data."
         )
     return training, held
 

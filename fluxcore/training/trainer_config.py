@@ -70,7 +70,9 @@ class TrainerConfig(ConfigFile):
     grad_clip: float = 1.0
     """Largest gradient norm; 0: not clipped."""
     seed: int = 0
-    """Of weights, dropout, data order and split."""
+    """Of weights, dropout and data order."""
+    split_seed: int = 0
+    """Of which documents are held out, and which chunks a budget leaves out; runs of several seeds share it."""
     mixed_precision: Precision = Precision.fp32
     """fp32, bf16 or fp16."""
     log_every: int = 10
@@ -107,7 +109,9 @@ class TrainerConfig(ConfigFile):
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulation", "log_every", "keep_last", "sample_tokens"):
             require_at_least(self, name, 1)
-        for name in ("seed", "warmup_steps", "weight_decay", "grad_clip", "eval_every", "save_every", "generate_every"):
+        for name in ("seed", "split_seed", "warmup_steps", "weight_decay", "grad_clip"):
+            require_at_least(self, name, 0)
+        for name in ("eval_every", "save_every", "generate_every"):
             require_at_least(self, name, 0)
         for name in ("seq", "steps", "tokens", "epochs", "eval_chunks"):
             if getattr(self, name) is not None:

@@ -53,7 +53,7 @@ def open_training_data(
         raise ConfigError(f"`batch_size` must be a multiple of the {world_size} ranks, got {config.batch_size}")
     if val_path is None:
         val_ds = ds
-        training, held_out = split_by_document(ds, val_fraction, config.seed)
+        training, held_out = split_by_document(ds, val_fraction, config.split_seed)
     else:
         val_ds = fluxcore.data.open(val_path)
         check_alike(ds, val_ds)
@@ -66,8 +66,8 @@ def open_training_data(
             raise ConfigError(
                 f"`tokens` must be at least a step's {chunks_per_step * ds.chunk_tokens}, got {config.tokens}"
             )
-    keys = chunk_keys(ds, config.seed)
-    val_keys = keys if val_ds is ds else chunk_keys(val_ds, config.seed)
+    keys = chunk_keys(ds, config.split_seed)
+    val_keys = keys if val_ds is ds else chunk_keys(val_ds, config.split_seed)
     return TrainingData(
         ds=ds,
         plan=plan_run(training, keys, chunks_per_step=chunks_per_step, steps=steps, epochs=config.epochs),
