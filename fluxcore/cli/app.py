@@ -9,6 +9,9 @@ from typer.core import TyperGroup
 
 from fluxcore.cli.doctor import doctor
 from fluxcore.cli.info import info
+from fluxcore.cli.score import score
+from fluxcore.cli.tokenize import tokenize
+from fluxcore.cli.variadic import VariadicCommand
 from fluxcore.errors import FluxcoreError
 
 EXIT_ERROR = 1
@@ -67,7 +70,8 @@ def fluxcore(
     """The entropy core for language-model training."""
 
 
-for command in (info, doctor):
+app.command(cls=VariadicCommand)(tokenize)
+for command in (score, info, doctor):
     app.command()(command)
 
 
