@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, module) {
   fluxcore::python::bind_order(module);
   fluxcore::python::bind_data(module);
   fluxcore::python::bind_shard_set(module);
+  fluxcore::python::bind_loader(module);
 }

@@ -1,18 +1,28 @@
 """Token shards: write them, open them, and stream them in an exact order."""
 
 from fluxcore.data.dataset import Dataset, open  # noqa: A004
+from fluxcore.data.loader import Batch, BatchMeta, Explanation, Loader
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo, SortKey
+from fluxcore.data.order import Order
+from fluxcore.data.sort import SortResult, sort
 from fluxcore.data.verify import VerifyReport
 from fluxcore.data.writer import ShardWriter
 
 __all__ = [
+    "Batch",
+    "BatchMeta",
     "ColumnInfo",
     "Dataset",
+    "Explanation",
+    "Loader",
     "Manifest",
+    "Order",
     "ShardInfo",
     "ShardWriter",
     "SidecarInfo",
     "SortKey",
+    "SortResult",
     "VerifyReport",
     "open",
+    "sort",
 ]

@@ -110,6 +110,11 @@ class Dataset:
         return self.manifest.uuid
 
     @property
+    def verify_reads(self) -> bool:
+        """Whether a chunk's CRC is checked whenever it is read."""
+        return self._verify
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of all columns, the standard ones first."""
         return (*STANDARD_COLUMNS, *self.manifest.columns)

@@ -1,0 +1,20 @@
+#include "data/loader.hpp"
+
+#include <utility>
+
+#include "data/describe.hpp"
+
+namespace fluxcore::data {
+
+Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads)
+    : shards_(std::move(shards)), order_(std::move(order)), verify_(verify), executor_(threads) {}
+
+void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out) {
+  executor_.submit([this, position, chunk_ids, facts, out] {
+    order_->chunks_at(position, chunk_ids);
+    describe_chunks(*shards_, chunk_ids, facts);
+    shards_->gather(chunk_ids, out, verify_);
+  });
+}
+
+}  // namespace fluxcore::data

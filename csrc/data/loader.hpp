@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "data/order.hpp"
+#include "data/ordered_executor.hpp"
+#include "data/shard_set.hpp"
+
+namespace fluxcore::data {
+
+// Fills batches ahead of their use, on threads of its own, and hands them over in order.
+//
+// The caller brings the memory: a batch is written straight into it and belongs to the caller again once `next()` has
+// returned for it. It must stay valid until then, or until the loader is destroyed.
+class Loader {
+ public:
+  Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
+
+  // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `facts` is laid out as
+  // `describe_chunks` says.
+  void submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out);
+
+  // Waits for the oldest batch asked for. Throws what reading it threw: CorruptShard, std::out_of_range.
+  void next() { executor_.next(); }
+
+  [[nodiscard]] size_t pending() const { return executor_.pending(); }  // batches asked for and not handed over
+
+ private:
+  std::shared_ptr<const ShardSet> shards_;
+  std::shared_ptr<const Order> order_;
+  bool verify_;
+  OrderedExecutor executor_;  // last: its threads use the members above
+};
+
+}  // namespace fluxcore::data

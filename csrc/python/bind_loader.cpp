@@ -1,0 +1,70 @@
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "data/describe.hpp"
+#include "data/loader.hpp"
+#include "python/bind.hpp"
+
+namespace py = pybind11;
+
+namespace fluxcore::python {
+
+namespace {
+
+// A loader that holds on to the Python objects that own a batch's memory until the batch is handed over.
+class PyLoader {
+ public:
+  PyLoader(std::shared_ptr<data::ShardSet> shards, std::shared_ptr<data::Order> order, bool verify, size_t threads)
+      : loader_(std::move(shards), std::move(order), verify, threads) {}
+
+  // `facts` is the address of [1 + kDescribed, rows] int64: chunk ids, then what `describe_chunks` says of them.
+  void submit(uint64_t position, size_t rows, uintptr_t facts, const std::string& out, uintptr_t tokens,
+              uintptr_t targets, py::object owner) {
+    // The addresses are those of the owner's tensors, and only Python knows them.
+    // NOLINTBEGIN(performance-no-int-to-ptr)
+    const std::span<uint64_t> ids(reinterpret_cast<uint64_t*>(facts), rows);
+    const std::span<int64_t> described(reinterpret_cast<int64_t*>(facts) + rows, data::kDescribed * rows);
+    const data::GatherOut destination{.type = data::out_type_from_name(out),
+                                      .tokens = reinterpret_cast<void*>(tokens),
+                                      .targets = reinterpret_cast<void*>(targets)};
+    // NOLINTEND(performance-no-int-to-ptr)
+    owners_.push_back(std::move(owner));
+    loader_.submit(position, ids, described, destination);
+  }
+
+  py::object next() {
+    py::object owner = py::none();
+    if (!owners_.empty()) {
+      owner = std::move(owners_.front());
+      owners_.pop_front();
+    }
+    {
+      const py::gil_scoped_release unlocked;
+      loader_.next();
+    }
+    return owner;
+  }
+
+ private:
+  std::deque<py::object> owners_;
+  data::Loader loader_;  // last: destroyed, and its threads joined, before their memory is let go
+};
+
+}  // namespace
+
+void bind_loader(py::module_& module) {
+  py::class_<PyLoader>(module, "Loader", "Fills batches ahead of their use and hands them over in order.")
+      .def(py::init<std::shared_ptr<data::ShardSet>, std::shared_ptr<data::Order>, bool, size_t>(), py::arg("shards"),
+           py::arg("order"), py::arg("verify"), py::arg("threads"))
+      .def("submit", &PyLoader::submit, py::arg("position"), py::arg("rows"), py::arg("facts"), py::arg("out"),
+           py::arg("tokens"), py::arg("targets"), py::arg("owner"),
+           "Ask for rows of the order, to be written to these addresses, which `owner` keeps valid.")
+      .def("next", &PyLoader::next, "Wait for the oldest batch asked for; returns its `owner`.");
+}
+
+}  // namespace fluxcore::python

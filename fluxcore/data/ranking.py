@@ -1,0 +1,87 @@
+"""Rank the chunks of a data set by a column."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluxcore import _core
+from fluxcore.data.chunk_checks import Array
+from fluxcore.data.dataset import Dataset
+from fluxcore.data.manifest import SortKey
+
+_TIE_BREAK = ("source", "doc_id", "doc_offset")
+
+
+def rank_chunks(
+    ds: Dataset, column: str, *, descending: bool = False, subset: NDArray[np.uint64] | None = None
+) -> NDArray[np.uint64] | None:
+    """Chunk ids by (`column`, source, document id, document offset, chunk id), or None for the identity.
+
+    Only `column` is turned round by `descending`; chunks without a score (NaN) come last either way. A data set that is
+    physically sorted so needs no sort, and no column of it is read.
+
+    Args:
+        ds: the data set.
+        column: name of a column.
+        descending: highest value first.
+        subset: ascending chunk ids to rank; None for all.
+    Raises:
+        ValueError: no such column.
+    """
+    if column not in ds.columns:
+        raise ValueError(
+            f"`column` must be a column of the data set ({', '.join(ds.columns)}), got {column!r}"
+            "\n\nScores are added by `fluxcore score` or `Dataset.add_column`."
+        )
+    if ds.manifest.sorted_by == SortKey(column=column, descending=descending):
+        return subset
+    permutation = np.arange(len(ds) if subset is None else len(subset), dtype=np.uint64)
+    for keys in _sort_keys(ds, column, descending, subset):
+        _core.radix_argsort(keys, permutation)
+    return permutation if subset is None else subset[permutation]
+
+
+def _sort_keys(
+    ds: Dataset, column: str, descending: bool, subset: NDArray[np.uint64] | None
+) -> Iterator[NDArray[np.uint64]]:
+    """Keys that order the chunks, the least significant first."""
+    ties = [_take(ds, name, subset) for name in _TIE_BREAK]
+    if not _is_lexicographic(ties):
+        for values in reversed(ties):
+            yield values.astype(np.uint64)
+    yield ordered_key(_take(ds, column, subset), descending=descending)
+
+
+def _take(ds: Dataset, name: str, subset: NDArray[np.uint64] | None) -> Array:
+    values = ds.column(name)
+    return values if subset is None else values[subset]
+
+
+def _is_lexicographic(columns: list[Array]) -> bool:
+    """Whether the rows already stand in order, as they do in a freshly tokenised data set."""
+    settled = np.zeros(max(len(columns[0]) - 1, 0), dtype=bool)
+    for values in columns:
+        before, after = values[:-1], values[1:]
+        if np.any((before > after) & ~settled):
+            return False
+        settled |= before < after
+    return True
+
+
+def ordered_key(values: Array, *, descending: bool = False) -> NDArray[np.uint64]:
+    """Unsigned keys that compare as `values` do; -0 equals 0 and NaN is highest, also when descending.
+
+    Args:
+        values: float32 or unsigned integers.
+        descending: turn the comparison round.
+    """
+    if values.dtype != np.float32:
+        integers: NDArray[np.uint64] = values.astype(np.uint64)
+        return ~integers if descending else integers
+    bits = (values + np.float32(0)).view(np.uint32)
+    negative = bits >> 31 != 0
+    bits = np.where(negative, ~bits, bits | np.uint32(1 << 31))
+    keys: NDArray[np.uint64] = (~bits if descending else bits).astype(np.uint64)
+    keys[np.isnan(values)] = 1 << 32
+    return keys
