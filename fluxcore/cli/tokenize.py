@@ -47,8 +47,6 @@ def tokenize(
     append_end: Annotated[bool, typer.Option(help="End each document with the tokenizer's end token.")] = True,
 ) -> None:
     """Tokenise text into shards: chunks never mix documents, the last of each is padded."""
-    from rich import print as show
-
     from fluxcore.cli.progress import progress_bar
     from fluxcore.data.text import embedded as embedded_text
     from fluxcore.data.text import files, hub
@@ -66,7 +64,11 @@ def tokenize(
         )
     else:
         corpus = embedded_text(budget_bytes=budget_bytes, seed=seed)
-    chosen = Tokenizer.load(tokenizer) if tokenizer else Tokenizer.train(corpus, vocab_size=vocab_size)
+    if tokenizer is not None:
+        chosen = Tokenizer.load(tokenizer)
+    else:
+        with progress_bar("reading for the tokenizer") as progress:
+            chosen = Tokenizer.train(corpus, vocab_size=vocab_size, progress=progress)
     with progress_bar("tokenising") as progress:
         report = tokenise(
             corpus,
@@ -78,7 +80,7 @@ def tokenize(
             append_end=append_end,
             progress=progress,
         )
-    show(
+    typer.echo(
         f"{out}: {report.documents:,} documents, {report.chunks:,} chunks, {report.tokens:,} tokens of a vocabulary of"
         f" {chosen.vocab_size:,} ({report.text_bytes / max(report.tokens, 1):.2f} bytes a token)"
     )
@@ -90,4 +92,4 @@ def tokenize(
     }
     for what, count in skipped.items():
         if count:
-            show(f"skipped {count:,} {what}")
+            typer.echo(f"skipped {count:,} {what}")

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fluxcore.data.progress import Progress, ProgressCallback
 from fluxcore.data.text.corpus import Corpus
 from fluxcore.errors import require
 
@@ -33,12 +34,13 @@ class Tokenizer:
         self._inner = inner
 
     @classmethod
-    def train(cls, corpus: Corpus, *, vocab_size: int) -> Self:
+    def train(cls, corpus: Corpus, *, vocab_size: int, progress: ProgressCallback | None = None) -> Self:
         """Train byte-level BPE with the one special token `<|endoftext|>`, id 0; equal text gives an equal tokenizer.
 
         Args:
             corpus: the text; empty documents change nothing.
             vocab_size: at least 257: every byte, and the end of a text. A small corpus may not fill it.
+            progress: told after each document that is read, in bytes of text; the training follows at the end.
         Raises:
             ValueError: `vocab_size` too small, or no text.
         """
@@ -56,7 +58,7 @@ class Tokenizer:
             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        inner.train_from_iterator(_texts(corpus), trainer)
+        inner.train_from_iterator(_texts(corpus, progress), trainer)
         return cls(inner)
 
     @classmethod
@@ -114,9 +116,12 @@ class Tokenizer:
         return str(self._inner.to_str())
 
 
-def _texts(corpus: Corpus) -> Iterator[str]:
-    found = False
+def _texts(corpus: Corpus, progress: ProgressCallback | None) -> Iterator[str]:
+    found, read = False, 0
     for document in corpus:
+        read += len(document.text.encode())
+        if progress is not None:
+            progress(Progress(read, corpus.size_bytes, 0))
         if not document.is_empty:
             found = True
             yield document.text

@@ -19,7 +19,7 @@ from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.scoring.chunk_scores import TokenStats
 from fluxcore.scoring.scorer import ChunkBatch, TokenScorer, check_tokenizer, check_vocabulary
 
-_STATS_BYTES = 64 << 20  # float32 logits that are worked on at once
+_STATS_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # float32 logits worked on at once: within a cache, or few launches
 _NO_MEANING = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of a config: where it came from
 _OUTPUTS = ("entropy", "varentropy", "logprob")
 
@@ -52,6 +52,7 @@ class LanguageModelScorer(TokenScorer):
             include_bos: put the model's BOS token before each chunk, and count the prediction of its first token.
         Raises:
             OSError: no such model, or the hub cannot be reached.
+            MissingExtraError: a name, and `transformers` is not installed.
             ValueError: `include_bos` for a model without a BOS token.
         """
         super().__init__(include_last=include_last, include_bos=include_bos)
@@ -60,8 +61,11 @@ class LanguageModelScorer(TokenScorer):
             self._model: Any = model
             self.name = str(getattr(model.config, "name_or_path", "") or type(model).__name__)
         else:
-            self._model = load_causal_lm(model, revision=revision, dtype=dtype)
-            self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            require("transformers", extra="train")
+            from fluxcore.training.models import pretrained_model
+
+            self._model = pretrained_model(str(model), revision=revision)
+            self._model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
             self._tokenizer = _tokenizer_of(model, revision)
             self.name = f"{model}@{revision}" if revision else str(model)
         bos_id = getattr(self._model.config, "bos_token_id", None)
@@ -104,29 +108,9 @@ class LanguageModelScorer(TokenScorer):
         return TokenStats(stats[0], stats[1], -stats[2])
 
 
-def load_causal_lm(spec: str | Path, *, revision: str | None = None, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A causal language model by name or folder; code that comes with it is not run.
-
-    Raises:
-        OSError: no such model, or the hub cannot be reached.
-    """
-    transformers = require("transformers", extra="train")
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            spec, revision=revision or "main", dtype=dtype, trust_remote_code=False
-        )
-    except OSError as error:
-        raise OSError(
-            f"no language model `{spec}`: {error}"
-            "\n\nGive a checkpoint's folder or a name on the Hugging Face hub; without a network, a name in its cache."
-        ) from error
-    assert isinstance(model, nn.Module)
-    return model
-
-
 def _row_stats(logits: Tensor, targets: Tensor, wanted: Tensor) -> NDArray[np.float32]:
     """[3, wanted rows] in the order of `_OUTPUTS`, of logits [N, V], some rows at a time."""
-    rows_at_once = max(1, _STATS_BYTES // (4 * logits.shape[1]))
+    rows_at_once = max(1, _STATS_BYTES.get(logits.device.type, 64 << 20) // (4 * logits.shape[1]))
     parts = []
     for ids in wanted.nonzero().flatten().split(rows_at_once):
         start, stop = int(ids[0]), int(ids[-1]) + 1

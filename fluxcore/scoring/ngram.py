@@ -79,7 +79,7 @@ class NGramScorer(TokenScorer):
             ds: data set.
             order: 1 for single tokens, 2 for pairs, ...
             chunk_ids: chunks to count; None for all.
-            max_tokens: of a larger corpus, evenly spaced chunks are counted: about 150 bytes of memory a token.
+            max_tokens: of a larger corpus, evenly spaced chunks are counted: about 100 bytes of memory a token.
             include_last: count the prediction of what follows a chunk in its scores.
             include_bos: count the prediction of a chunk's first token, by single tokens, in its scores.
             progress: told after each block of chunks.

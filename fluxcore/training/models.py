@@ -78,24 +78,27 @@ def random_model(name: str, vocab_size: int, context: int, overrides: Mapping[st
     return model
 
 
-def pretrained_model(spec: str) -> PreTrainedModel:
-    """Weights from a folder, the local cache or the hub."""
+def pretrained_model(spec: str, *, revision: str | None = None) -> PreTrainedModel:
+    """Weights from a folder, the local cache or the hub, there at a commit or tag if `revision` names one."""
     is_path = spec.startswith(("/", "./", "../", "~")) or Path(spec).exists()
     folder = Path(spec).expanduser()
     if is_path and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"`model` must be a folder with config.json and model.safetensors, got {spec}"
-            f"\n\nNamed configurations with random weights are {', '.join(NAMED_CONFIGS)}."
+            f"\n\nTo train from random weights, name one of {', '.join(NAMED_CONFIGS)}."
         )
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder) if is_path else spec, trust_remote_code=False, dtype=torch.float32
+            str(folder) if is_path else spec,
+            revision=revision or "main",
+            trust_remote_code=False,
+            dtype=torch.float32,
         )
     except OSError as error:
         raise OSError(
             f"`model` {spec!r} could not be loaded: {str(error).splitlines()[0]}"
-            f"\n\nNamed configurations are {', '.join(NAMED_CONFIGS)}. Without a network, give the path of a folder"
-            " with the model's config.json and model.safetensors."
+            "\n\nWithout a network, give the path of a folder with the model's config.json and model.safetensors."
+            f" To train from random weights, name one of {', '.join(NAMED_CONFIGS)}."
         ) from error
     return model
 

@@ -62,7 +62,7 @@ def test_errors_end_with_one_line_and_the_way_out(data, texts, tmp_path):
     assert "none.json` does not exist" in fails(
         "tokenize", tmp_path / "x", "--text", texts[0], "--tokenizer", tmp_path / "none.json"
     )
-    assert "no language model" in fails("score", data, "--scorer", tmp_path / "no_model")
+    assert "must be a folder with config.json" in fails("score", data, "--scorer", tmp_path / "no_model")
     run("score", data)
     assert "another `prefix`" in fails("score", data, "--order", 2)
 
