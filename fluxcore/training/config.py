@@ -5,7 +5,7 @@ import difflib
 import re
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -52,6 +52,21 @@ class ConfigFile:
                 return build(cls, compose(path.stem))
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(f"{explain(error, cls)}\n\nThe file is {path}.") from error
+
+    def coerce(self) -> None:
+        """Turn text into the enums and paths that the keys are declared as, for configurations made in Python."""
+        hints = get_type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            declared, value = hints[field.name], getattr(self, field.name)
+            for kind in (declared, *get_args(declared)):
+                if not (isinstance(kind, type) and issubclass(kind, Enum | Path)) or value is None:
+                    continue
+                try:
+                    value = [kind(item) for item in value] if isinstance(value, list) else kind(value)
+                except ValueError as error:
+                    known = ", ".join(each.name for each in kind) if issubclass(kind, Enum) else kind.__name__
+                    raise ValueError(f"`{field.name}` must be one of {known}, got {value!r}") from error
+            setattr(self, field.name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain values: str, int, float, bool, None, list and dict."""

@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
+from fluxcore.data.tokenizer import Tokenizer
 from fluxcore.training.config import ConfigError
 from fluxcore.training.trainer_config import TrainerConfig
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 class Sampler:
@@ -36,8 +34,8 @@ class Sampler:
                 f"samples need a tokenizer, and there is none at {tokenizer}"
                 "\n\nSet tokenizer=PATH of its tokenizer.json, or generate_every=0."
             )
-        self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        self.prompts = {prompt: self.tokenizer.encode(prompt).ids for prompt in prompts}
+        self.tokenizer = Tokenizer.load(tokenizer)
+        self.prompts = dict(zip(prompts, self.tokenizer.encode_batch(prompts), strict=True))
         self.new_tokens = new_tokens
         self.top_p = top_p
         self.context = context
@@ -61,7 +59,7 @@ class Sampler:
     def sample(self, model: nn.Module, seed: int) -> dict[str, str]:
         """Prompt -> prompt and continuation; the same seed gives the same. All ranks of a sharded model call it."""
         device = next(model.parameters()).device
-        end = self.tokenizer.token_to_id(END_OF_TEXT)
+        end = self.tokenizer.end_id
         generate: Any = model.generate
         was_training = model.training
         model.eval()
@@ -69,7 +67,7 @@ class Sampler:
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             for prompt, ids in self.prompts.items():
                 torch.manual_seed(seed)
-                tokens = torch.tensor([ids], device=device)
+                tokens = torch.tensor([ids.tolist()], device=device)
                 written = generate(
                     input_ids=tokens,
                     attention_mask=torch.ones_like(tokens),

@@ -107,6 +107,7 @@ class TrainerConfig(ConfigFile):
     """debug, info, warning or error."""
 
     def __post_init__(self) -> None:
+        self.coerce()
         for name in ("batch_size", "accumulation", "log_every", "keep_last", "sample_tokens"):
             require_at_least(self, name, 1)
         for name in ("seed", "split_seed", "warmup_steps", "weight_decay", "grad_clip"):
@@ -116,6 +117,9 @@ class TrainerConfig(ConfigFile):
         for name in ("seq", "steps", "tokens", "epochs", "eval_chunks"):
             if getattr(self, name) is not None:
                 require_at_least(self, name, 1)
+        for name in ("seed", "split_seed"):
+            if getattr(self, name) >= 1 << 63:
+                raise ValueError(f"`{name}` must be < 2^63, got {getattr(self, name)}")
         if not 0 < self.lr < float("inf"):
             raise ValueError(f"`lr` must be > 0 and finite, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

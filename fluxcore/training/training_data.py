@@ -4,13 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator
 
 import fluxcore.data
 from fluxcore.data import Dataset
 from fluxcore.training.config import ConfigError
+from fluxcore.training.embedded_data import embedded_data
 from fluxcore.training.split import Ids, Plan, chunk_keys, plan_run, sample_chunks, split_by_document
 from fluxcore.training.trainer_config import TrainerConfig
 from fluxcore.training.validation import Validation
+
+EMBEDDED = Path("embedded")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,20 +35,24 @@ class TrainingData:
 
 
 def open_training_data(
-    config: TrainerConfig, path: Path, *, val_path: Path | None, val_fraction: float, world_size: int
+    config: TrainerConfig, accelerator: Accelerator, path: Path, *, val_path: Path | None, val_fraction: float
 ) -> TrainingData:
     """Open the data of a run and spend its budget of steps, tokens or epochs.
 
     Args:
         config: Batch, budget, sequence length, seed and tokenizer.
-        path: Folder of shards.
+        accelerator: Each of its ranks takes an equal share of a batch.
+        path: Folder of shards; or `embedded`, which prepares a small one under `outputs/` when it is not there.
         val_path: Folder of shards to validate on. None: whole documents of `path` are held out.
         val_fraction: Share of the documents held out, when `val_path` is None.
-        world_size: Ranks; each takes an equal share of a batch.
     Raises:
         ConfigError: keys that do not fit the data, or each other.
         OSError: a folder that cannot be read.
     """
+    world_size = accelerator.num_processes
+    if path == EMBEDDED:
+        with accelerator.main_process_first():
+            path = embedded_data(Path("outputs") / "embedded-data")
     ds = fluxcore.data.open(path)
     seq = config.seq or ds.chunk_tokens
     if ds.chunk_tokens % seq:

@@ -6,7 +6,8 @@ from typing import ClassVar
 import pytest
 
 from fluxcore.training.config import ConfigError, ConfigFile
-from fluxcore.training.trainer_config import TrainerConfig
+from fluxcore.training.schedule import ScheduleName
+from fluxcore.training.trainer_config import TrackerName, TrainerConfig
 
 
 class Fruit(StrEnum):
@@ -86,6 +87,18 @@ def test_no_such_file(tmp_path):
         Shop.from_yaml(tmp_path / "nothing.yaml")
     with pytest.raises(ConfigError, match=r"must end in \.yaml"):
         Shop.from_yaml(write(tmp_path / "shop.yml", "folder: /x\n"))
+
+
+def test_text_becomes_enums_and_paths():
+    config = TrainerConfig(schedule="linear", trackers=["wandb"], run_dir="a/b")
+    assert (config.schedule, config.trackers, config.run_dir) == (
+        ScheduleName.linear,
+        [TrackerName.wandb],
+        Path("a/b"),
+    )
+    for keys in ({"schedule": "cosin"}, {"trackers": ["tensorbord"]}):
+        with pytest.raises(ValueError, match=r"must be one of .*(cosine|tensorboard).*, got"):
+            TrainerConfig(**keys)
 
 
 @pytest.mark.parametrize(
