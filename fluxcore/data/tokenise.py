@@ -72,7 +72,7 @@ def tokenise(
         append_end: end each document with the tokenizer's end token, where it has one.
         shard_bytes: size of a shard file.
         uuid: of the data set; None for a random one.
-        progress: told after each batch, in bytes of text.
+        progress: told after each batch and at the end, in bytes of text.
     Raises:
         ValueError: an argument out of range, ids beyond `dtype` (before anything is written), or no document that has
             a token.
@@ -115,6 +115,8 @@ def tokenise(
             )
         with _published(out / TOKENIZER_FILE) as file:
             file.write(tokenizer.to_json())
+    if progress is not None:
+        progress(Progress(report.text_bytes, report.text_bytes, report.tokens))
     return report
 
 

@@ -66,6 +66,8 @@ def score(
         raise ValueError(f"`prefix` must be letters, digits and _.-, at most 64, got {prefix!r}")
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be >= 1, got {batch_size}")
+    if len(ds) == 0:
+        raise ValueError(f"the data set `{ds.path}` has no chunk to score")
     scorer.check(ds)
     definitions = {
         f"{prefix}.{name}": f"{meaning}; {scorer.name}, fingerprint {scorer.fingerprint}"

@@ -121,6 +121,20 @@ def test_a_bad_line_is_named(tmp_path, line, message):
         list(files(path))
 
 
+def test_half_of_a_character_in_json(tmp_path):
+    path = write(tmp_path / "a.jsonl", r'{"text": "whole \ud83d\ude42"}' + "\n" + r'{"text": "half \ud83d."}' + "\n")
+    with pytest.raises(
+        ValueError, match=r"line 2 of .* has half of a character, \\ud83d, at 5\n\n.*errors=\"replace\""
+    ):
+        list(files(path))
+    assert [d.text for d in files(path, errors="replace")] == ["whole \U0001f642", "half \ufffd."]
+
+
+def test_unknown_way_to_treat_errors(tmp_path):
+    with pytest.raises(ValueError, match="`errors` must be one of strict, replace, got 'ignore'"):
+        files(write(tmp_path / "a.txt"), errors="ignore")
+
+
 def test_a_file_that_is_not_parquet(tmp_path):
     with pytest.raises(ValueError, match=r"a\.parquet` must be a Parquet file"):
         list(files(write(tmp_path / "a.parquet", "PAR0" * 10)))

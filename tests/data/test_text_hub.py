@@ -65,6 +65,12 @@ def test_what_does_not_fit_is_named(folder, arguments, message):
         list(hub(folder, **arguments))
 
 
+def test_a_folder_without_data(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty doesn't contain any data files"):
+        hub(str(tmp_path / "empty"))
+
+
 def test_a_hub_out_of_reach_is_said_clearly(tmp_path):
     # In a process of its own: the offline switch is read once, at import.
     code = "from fluxcore.data.text import hub\ntry: hub('nobody/nothing')\nexcept ConnectionError as e: print(e)"

@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 from fluxcore.data.text.corpus import Corpus, Document
-from fluxcore.data.text.decode import DecodeErrors, decode
+from fluxcore.data.text.decode import DecodeErrors, decode, without_surrogates
 from fluxcore.errors import require
 
 # fmt: off
@@ -61,7 +61,8 @@ class _Files(Corpus):
         self.sources = tuple(_labels(given))
         for source, path in zip(self.sources, given, strict=True):
             self._paths += [(source, found, name) for found, name in self._find(path)]
-        self.size_bytes = sum(path.stat().st_size for _, path, _ in self._paths)
+        if not any(path.suffix.lower() in PARQUET_SUFFIXES for _, path, _ in self._paths):  # these are compressed
+            self.size_bytes = sum(path.stat().st_size for _, path, _ in self._paths)
 
     def _find(self, path: Path) -> Iterator[tuple[Path, str]]:
         if not path.exists():
@@ -101,7 +102,10 @@ class _Files(Corpus):
                     row = _parse(decode(line, path, self._errors, base=base), path, number)
                     if self._column not in row:
                         raise _no_column(f"line {number} of `{path}`", self._column, row)
-                    yield Document(_text(row[self._column], path, f"line {number}"), source, f"{name}:{number}")
+                    text = _text(row[self._column], path, f"line {number}")
+                    if b"\\u" in line:
+                        text = without_surrogates(text, f"line {number} of `{path}`", self._errors)
+                    yield Document(text, source, f"{name}:{number}")
                 base += len(line)
 
     def _parquet(self, source: str, path: Path, name: str) -> Iterator[Document]:

@@ -75,8 +75,8 @@ def _load(name: str, config: str | None, split: str, revision: str | None, strea
             "\n\nCheck the network, or load it once where there is one and set HF_HOME to that cache;"
             " or use your own text instead."
         ) from error
-    except datasets.exceptions.DatasetNotFoundError as error:
-        raise ValueError(f"no data set `{name}`: {error}") from error
+    except (datasets.exceptions.DatasetsError, RuntimeError) as error:  # RuntimeError: it would run its own code
+        raise ValueError(f"the data set `{name}` could not be loaded: {error}") from error
 
 
 def _as_text(value: Any, language: str | None) -> str:
