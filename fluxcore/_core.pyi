@@ -103,3 +103,41 @@ class Loader:
         self, position: int, rows: int, facts: int, out: str, tokens: int, targets: int, owner: object
     ) -> None: ...
     def next(self) -> Any: ...
+
+def softmax_stats_fwd(
+    x: int,
+    dtype: str,
+    rows: int,
+    classes: int,
+    row_stride: int,
+    target: int,
+    outputs: int,
+    top_k: int,
+    temperature: float,
+    softcap: float,
+    stats: int,
+    argmax: int,
+    state: int,
+    top_index: int,
+    threads: int,
+    isa: str = "",
+) -> None: ...
+def softmax_stats_bwd(
+    x: int,
+    dtype: str,
+    rows: int,
+    classes: int,
+    row_stride: int,
+    target: int,
+    outputs: int,
+    top_k: int,
+    temperature: float,
+    softcap: float,
+    grads: int,
+    argmax: int,
+    state: int,
+    top_index: int,
+    dx: int,
+    threads: int,
+    isa: str = "",
+) -> None: ...

@@ -1,0 +1,220 @@
+#pragma once
+
+// Vectors of the widest registers of one instruction set, so that one kernel source serves all sets.
+//
+// A file that includes this is compiled once a set by fluxcore_simd_sources (csrc/CMakeLists.txt), which defines
+// FLUXCORE_ISA as the set's name; everything below and in the kernel lives in a namespace of that name, so that no
+// function compiled for a wide set can stand in for a narrow one at link time. For the same reason such a file uses no
+// inline function of the standard library that the compiler could leave out of line.
+
+#include <concepts>
+#include <cstdint>
+#include <cstring>
+
+#include "common/dtype.hpp"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// Without optimisation some intrinsics are macros, whose casts are not ours to mend.
+#pragma GCC diagnostic ignored "-Wsign-conversion"
+
+#ifndef FLUXCORE_ISA
+#error "compile this file through fluxcore_simd_sources"
+#endif
+
+namespace fluxcore::FLUXCORE_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32;
+#else
+inline constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VecOf {
+  using type [[gnu::vector_size(kVectorBytes)]] = T;
+};
+// C is float or double; arithmetic on vectors is the compiler's own.
+template <class C>
+using Vec = typename VecOf<C>::type;
+template <class C>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
+
+template <class C>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = std::int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = std::int64_t;
+};
+template <class C>
+using IntVec = Vec<typename BitsOf<C>::type>;
+
+template <class C>
+inline Vec<C> splat(C value) {
+  return value - Vec<C>{};
+}
+
+template <class To, class From>
+inline To bits_as(From from) {
+  return __builtin_bit_cast(To, from);
+}
+
+// The larger lane of each; b where either is NaN.
+template <class C>
+inline Vec<C> max_or_second(Vec<C> a, Vec<C> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4)
+    return _mm512_max_ps(a, b);
+  else
+    return _mm512_max_pd(a, b);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4)
+    return _mm256_max_ps(a, b);
+  else
+    return _mm256_max_pd(a, b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+template <class C>
+inline bool any_greater(Vec<C> a, Vec<C> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4)
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+  else
+    return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) != 0;
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4)
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
+  else
+    return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)) != 0;
+#else
+  for (int lane = 0; lane < kLanes<C>; ++lane) {
+    if (a[lane] > b[lane]) return true;
+  }
+  return false;
+#endif
+}
+
+template <class C>
+inline C lane_max(Vec<C> v) {
+  C best = v[0];
+  for (int lane = 1; lane < kLanes<C>; ++lane) best = v[lane] > best ? v[lane] : best;
+  return best;
+}
+
+// Lanes are added in double: what a row adds up from its blocks keeps every bit of them.
+template <class C>
+inline double lane_sum(Vec<C> v) {
+  double sum = 0.0;
+  for (int lane = 0; lane < kLanes<C>; ++lane) sum += static_cast<double>(v[lane]);
+  return sum;
+}
+
+// --- 16-bit numbers, one at a time -----------------------------------------------------------------------------------
+
+inline float to_compute(float x) { return x; }
+inline double to_compute(double x) { return x; }
+inline float to_compute(BFloat16 x) { return bits_as<float>(static_cast<std::uint32_t>(x.bits) << 16); }
+inline float to_compute(Float16 x) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000U) << 16;
+  const std::uint32_t magnitude = static_cast<std::uint32_t>(x.bits & 0x7fffU) << 13;
+  if (magnitude >= 0x0f800000U) return bits_as<float>(sign | magnitude | 0x7f800000U);  // inf, NaN
+  // Moving the exponent's bias by a product is exact and puts subnormals right too.
+  const float value = bits_as<float>(magnitude) * 0x1p112F;
+  return bits_as<float>(sign | bits_as<std::uint32_t>(value));
+}
+
+inline void from_compute(float x, float* out) { *out = x; }
+inline void from_compute(double x, double* out) { *out = x; }
+inline void from_compute(float x, BFloat16* out) {
+  const auto bits = bits_as<std::uint32_t>(x);
+  if (x != x) {
+    out->bits = static_cast<std::uint16_t>((bits >> 16) | 0x40U);
+  } else {
+    out->bits = static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
+  }
+}
+inline void from_compute(float x, Float16* out) {
+  const auto bits = bits_as<std::uint32_t>(x);
+  const std::uint32_t sign = (bits >> 16) & 0x8000U;
+  const std::uint32_t magnitude = bits & 0x7fffffffU;
+  std::uint32_t half = 0;
+  if (magnitude > 0x7f800000U) {
+    half = 0x7e00U;
+  } else if (magnitude >= 0x477ff000U) {  // 65520 and above round to inf
+    half = 0x7c00U;
+  } else if (magnitude < 0x38800000U) {  // subnormal: adding 0.5 rounds to multiples of 2^-24
+    half = bits_as<std::uint32_t>(bits_as<float>(magnitude) + 0.5F) - 0x3f000000U;
+  } else {
+    half = (magnitude + 0xc8000fffU + ((magnitude >> 13) & 1U)) >> 13;  // rebias the exponent, round to even
+  }
+  out->bits = static_cast<std::uint16_t>(sign | half);
+}
+
+// --- Whole vectors; memory need not be aligned
+// -------------------------------------------------------------------------
+
+template <std::floating_point C>
+inline Vec<C> load(const C* from) {
+  Vec<C> v;
+  std::memcpy(&v, from, sizeof(v));
+  return v;
+}
+
+struct HalfVecOf {
+  using type [[gnu::vector_size(kVectorBytes / 2)]] = std::uint16_t;
+};
+using HalfVec = HalfVecOf::type;
+
+inline Vec<float> load(const BFloat16* from) {
+  HalfVec half;
+  std::memcpy(&half, from, sizeof(half));
+  return bits_as<Vec<float>>(__builtin_convertvector(half, Vec<std::uint32_t>) << 16);
+}
+
+inline Vec<float> load(const Float16* from) {
+#if defined(__AVX512F__)
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  Vec<float> v;
+  for (int lane = 0; lane < kLanes<float>; ++lane) v[lane] = to_compute(from[lane]);
+  return v;
+#endif
+}
+
+template <std::floating_point C>
+inline void store(Vec<C> v, C* to) {
+  std::memcpy(to, &v, sizeof(v));
+}
+
+inline void store(Vec<float> v, BFloat16* to) {
+  const auto bits = bits_as<Vec<std::uint32_t>>(v);
+  const Vec<std::uint32_t> rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+  const Vec<std::uint32_t> quiet = (bits >> 16) | 0x40U;
+  const auto half = __builtin_convertvector(v != v ? quiet : rounded, HalfVec);
+  std::memcpy(to, &half, sizeof(half));
+}
+
+inline void store(Vec<float> v, Float16* to) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX2__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int lane = 0; lane < kLanes<float>; ++lane) from_compute(v[lane], to + lane);
+#endif
+}
+
+}  // namespace fluxcore::FLUXCORE_ISA

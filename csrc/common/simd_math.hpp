@@ -1,0 +1,115 @@
+#pragma once
+
+// exp, softcap and sech^2 on whole vectors. Include after common/simd.hpp, in files that fluxcore_simd_sources
+// compiles.
+
+#include <cmath>
+
+#include "common/simd.hpp"
+
+namespace fluxcore::FLUXCORE_ISA {
+
+// Adding this to a number below 2^22 (2^51) leaves its nearest integer in the low bits.
+template <class C>
+inline constexpr C kRoundMagic = sizeof(C) == 4 ? static_cast<C>(0x1.8p23) : static_cast<C>(0x1.8p52);
+
+// e^z for z <= 0; exactly 1 at 0, exactly 0 from -88 (float) or -709 (double) down to -inf; NaN stays.
+// `clamped` receives max(z, that bound), which is finite where z is not NaN, so that products with the result are 0,
+// not NaN. Within 1 ulp of float down to z = -20 and 2 ulp below. No result is subnormal but for z within 0.7 of the
+// bound.
+template <class C>
+class Exp;
+
+#if defined(__AVX512F__)
+// bits(2^(j/32)) - (j << 18): adding (k << 18) to entry k mod 32 gives the bits of 2^(k/32).
+alignas(64) inline constexpr std::int32_t kExp2Table[32] = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3};
+
+// 2^(j/32) from a table held in two registers, then a quadratic: three products fewer than a polynomial alone.
+template <>
+class Exp<float> {
+ public:
+  Vec<float> operator()(Vec<float> z, Vec<float>& clamped) const {
+    clamped = max_or_second<float>(splat(-88.0296919F), z);                       // -127 ln 2
+    const Vec<float> shifted = clamped * 46.1662413F + kRoundMagic<float>;        // 32 / ln 2
+    const Vec<float> r = clamped - (shifted - kRoundMagic<float>)*0.0216608494F;  // ln 2 / 32, within 2e-11 of it
+    const auto k = bits_as<__m512i>(shifted);
+    const __m512i entry = _mm512_permutex2var_epi32(low_, k, high_);
+    const auto scale = bits_as<Vec<float>>(_mm512_add_epi32(entry, _mm512_slli_epi32(k, 18)));
+    return scale * (1.0F + r * (1.00001495F + r * 0.500001153F));
+  }
+
+ private:
+  __m512i low_ = _mm512_load_si512(kExp2Table);
+  __m512i high_ = _mm512_load_si512(kExp2Table + 16);
+};
+#else
+template <>
+class Exp<float> {
+ public:
+  Vec<float> operator()(Vec<float> z, Vec<float>& clamped) const {
+    clamped = max_or_second<float>(splat(-88.0296919F), z);  // -127 ln 2
+    const Vec<float> shifted = clamped * 1.44269504F + kRoundMagic<float>;
+    const Vec<float> n = shifted - kRoundMagic<float>;
+    // ln 2 in two parts, of which n times the first is exact.
+    const Vec<float> r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
+    const Vec<float> tail = 0.166665201F + r * (0.0416683943F + r * (0.00836878062F + r * 0.00138144648F));
+    const Vec<float> p = 1.0F + r * (1.0F + r * (0.499999934F + r * tail));
+    const auto power = (bits_as<Vec<std::int32_t>>(shifted) << 23) + 0x3f800000;
+    return p * bits_as<Vec<float>>(power);
+  }
+};
+#endif
+
+template <>
+class Exp<double> {
+ public:
+  Vec<double> operator()(Vec<double> z, Vec<double>& clamped) const {
+    clamped = max_or_second<double>(splat(-709.089565712824), z);  // -1023 ln 2
+    const Vec<double> shifted = clamped * 1.4426950408889634 + kRoundMagic<double>;
+    const Vec<double> n = shifted - kRoundMagic<double>;
+    const Vec<double> r = (clamped - n * 0.693145751953125) - n * 1.42860682030941723212e-6;
+    Vec<double> p = splat(kInverseFactorials[13]);
+    for (int i = 12; i >= 0; --i) p = kInverseFactorials[i] + r * p;
+    const auto power = (bits_as<Vec<std::int64_t>>(shifted) << 52) + 0x3ff0000000000000;
+    return p * bits_as<Vec<double>>(power);
+  }
+
+ private:
+  static constexpr double kInverseFactorials[14] = {
+      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+};
+
+// cap * tanh(x / cap) within 1 ulp: near 0 as x plus a small term, far from it as cap minus one.
+inline Vec<float> softcap(Vec<float> x, float cap) {
+  const Vec<float> a = max_or_second<float>(-x, x) / cap;
+  const Vec<float> y = a * a;
+  const Vec<float> tail = -0.0537838314F + y * (0.0207959751F + y * -0.0058951618F);
+  const Vec<float> near = x + x * (y * (-0.33333298F + y * (0.133319241F + y * tail)));
+  Vec<float> clamped;
+  const Vec<float> u = Exp<float>()(-2.0F * a, clamped);
+  const Vec<float> far = cap - cap * (2.0F * u / (1.0F + u));
+  const Vec<float> signed_far = x < 0.0F ? -far : far;
+  return a < 0.6F ? near : signed_far;
+}
+
+// Lane by lane in the C library: double logits are for checking, not for speed.
+inline Vec<double> softcap(Vec<double> x, double cap) {
+  Vec<double> y;
+  for (int lane = 0; lane < kLanes<double>; ++lane) y[lane] = cap * std::tanh(x[lane] / cap);
+  return y;
+}
+
+// 1 / cosh^2, the derivative of tanh, accurate where tanh rounds to 1.
+template <class C>
+inline Vec<C> sech_squared(Vec<C> x) {
+  Vec<C> clamped;
+  const Vec<C> u = Exp<C>()(static_cast<C>(-2) * max_or_second<C>(-x, x), clamped);
+  return static_cast<C>(4) * u / ((static_cast<C>(1) + u) * (static_cast<C>(1) + u));
+}
+
+}  // namespace fluxcore::FLUXCORE_ISA

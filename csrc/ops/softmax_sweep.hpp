@@ -1,0 +1,75 @@
+#pragma once
+
+// The gradient of a row of logits: one read, one exp and one write an element. Part of softmax_kernels.simd.cpp.
+
+#include <cmath>
+
+#include "common/simd.hpp"
+#include "common/simd_math.hpp"
+#include "ops/softmax_kernels.hpp"
+#include "ops/softmax_scan.hpp"
+
+namespace fluxcore::FLUXCORE_ISA {
+
+template <class C>
+class Gradient {
+ public:
+  Gradient(const LogitTransform& transform, const RowSweep& sweep)
+      : cap_(static_cast<C>(transform.softcap)),
+        temperature_(transform),
+        largest_(static_cast<C>(sweep.largest)),
+        a_(static_cast<C>(sweep.a)),
+        b_(static_cast<C>(sweep.b)),
+        c_(static_cast<C>(sweep.c)) {}
+
+  template <bool Capped>
+  Vec<C> at(Vec<C> x) const {
+    const Vec<C> capped = Capped ? softcap(x, cap_) : x;
+    Vec<C> z = temperature_.divide(capped - largest_);
+    const Vec<C> e = exp_(z, z);
+    const Vec<C> g = e * (a_ + z * (b_ + z * c_));
+    return Capped ? g * sech_squared<C>(x / cap_) : g;
+  }
+
+ private:
+  Exp<C> exp_;
+  C cap_;
+  Temperature<C> temperature_;
+  C largest_;
+  C a_;
+  C b_;
+  C c_;
+};
+
+template <bool Capped, class T, class C>
+void sweep_elements(const T* x, T* gradient, std::int64_t classes, const Gradient<C>& rule) {
+  std::int64_t i = 0;
+  for (; i + kLanes<C> <= classes; i += kLanes<C>) store(rule.template at<Capped>(load(x + i)), gradient + i);
+  if (i == classes) return;
+  T rest[kLanes<C>] = {};
+  for (std::int64_t j = i; j < classes; ++j) rest[j - i] = x[j];
+  store(rule.template at<Capped>(load(rest)), rest);
+  for (std::int64_t j = i; j < classes; ++j) gradient[j] = rest[j - i];
+}
+
+template <class T>
+void sweep_row(const void* row, void* out, std::int64_t classes, const LogitTransform& transform,
+               const RowSweep& sweep) {
+  using C = ComputeType<T>;
+  const T* x = static_cast<const T*>(row);
+  T* gradient = static_cast<T*>(out);
+  const Gradient<C> rule(transform, sweep);
+  if (transform.softcap > 0) {
+    sweep_elements<true>(x, gradient, classes, rule);
+  } else {
+    sweep_elements<false>(x, gradient, classes, rule);
+  }
+  // 0 times a coefficient that is inf or NaN.
+  const double sum = sweep.a + sweep.b + sweep.c + sweep.largest;
+  if (sum - sum == 0.0) return;
+  for (std::int64_t i = 0; i < classes; ++i) {
+    if (to_compute(x[i]) == static_cast<C>(-HUGE_VAL)) from_compute(C{}, gradient + i);
+  }
+}
+
+}  // namespace fluxcore::FLUXCORE_ISA
