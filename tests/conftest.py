@@ -4,7 +4,10 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel's module is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton and a kernel's module are imported
+    from support.interpreter import prepare_interpreter
+
+    prepare_interpreter()
 
 
 @pytest.fixture(autouse=True)

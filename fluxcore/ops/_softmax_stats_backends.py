@@ -1,6 +1,5 @@
 """The op `softmax_stats` on each backend; layouts of its results are described beside the op's schema."""
 
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -42,9 +41,9 @@ def forward(
                 torch.get_num_threads(),
             )
         case "triton":
-            import_module("fluxcore.kernels.softmax_stats").launch_softmax_stats_fwd(
-                rows, target, outputs, top_k, temperature, softcap, *results
-            )
+            from fluxcore.kernels.softmax_stats import launch_softmax_stats_fwd
+
+            launch_softmax_stats_fwd(rows, target, outputs, top_k, temperature, softcap, *results)
         case "reference":
             _reference_forward(rows, target, outputs, top_k, temperature, softcap, results)
     return results
@@ -88,7 +87,9 @@ def backward(
                 torch.get_num_threads(),
             )
         case "triton":
-            import_module("fluxcore.kernels.softmax_stats").launch_softmax_stats_bwd(
+            from fluxcore.kernels.row_gradient import launch_softmax_stats_bwd
+
+            launch_softmax_stats_bwd(
                 rows, target, outputs, top_k, temperature, softcap, grads, argmax, state, top_index, gradient
             )
         case "reference":

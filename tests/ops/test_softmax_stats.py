@@ -24,7 +24,7 @@ def assert_all_accurate(logits: torch.Tensor, target: torch.Tensor, *, top_k: in
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (7, 2), (289, 5), (3, 65), (2, 3, 96), (5, 257), (37, 1000), (2, 2500), (3, 8193)], ids=str
+    "shape", [(1, 1), (17, 2), (41, 5), (26, 65), (2, 12, 96), (14, 257), (12, 1000), (4, 2500), (3, 8193)], ids=str
 )
 def test_every_statistic_is_accurate(shape, dtype, device):
     logits = (4 * torch.randn(shape, device=device)).to(dtype)
@@ -39,8 +39,8 @@ def test_every_statistic_is_accurate(shape, dtype, device):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_temperature_and_softcap(options, dtype, device):
-    logits = (10 * torch.randn(9, 131, device=device)).to(dtype)
-    target = torch.randint(131, (9,), device=device)
+    logits = (10 * torch.randn(64, 131, device=device)).to(dtype)
+    target = torch.randint(131, (64,), device=device)
     assert_all_accurate(logits, target, top_k=3, **options)
 
 

@@ -36,7 +36,7 @@ def assert_gradient_accurate(logits, target, names, *, top_k, **options):
 @pytest.mark.parametrize("names", [*((name,) for name in REAL), REAL], ids="+".join)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_each_output_and_all_together(names, dtype, device):
-    for shape in [(50, 2), (2, 9, 65), (9, 257), (3, 4100)]:
+    for shape in [(50, 2), (2, 9, 65), (9, 257), (16, 2500)]:
         logits = (3 * torch.randn(shape, device=device)).to(dtype)
         target = torch.randint(shape[-1], shape[:-1], device=device)
         target[..., 0] = logits[..., 0, :].argmax(-1)
@@ -53,14 +53,14 @@ def test_temperature_and_softcap(options, device):
 
 @pytest.mark.parametrize("name", REAL)
 def test_finite_differences_agree(name, device):
-    logits = torch.randn(3, 6, device=device, dtype=torch.float64, requires_grad=True)
-    target = torch.tensor([0, 5, 2], device=device)
+    logits = torch.randn(2, 5, device=device, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 4], device=device)
 
     def stat(x):
         k = 2 if name == "top_k_mass" else None
         return getattr(softmax_stats(x, target, outputs=(name,), top_k=k, temperature=0.8, softcap=9.0), name)
 
-    torch.autograd.gradcheck(stat, logits)
+    torch.autograd.gradcheck(stat, logits, fast_mode=True)
 
 
 @pytest.mark.parametrize("margin", [5.0, 15.0, 30.0, 60.0])
@@ -84,11 +84,21 @@ def test_upstream_gradients_of_any_layout_and_subset(device):
     expected = gradient(softmax_stats, logits, {"entropy": upstream}, outputs=("entropy",))
     strided = torch.stack((upstream, upstream), -1)[:, 0]
     among_others = gradient(softmax_stats, logits, {"entropy": strided}, outputs=("lse", "entropy", "max_prob"))
-    torch.testing.assert_close(among_others, expected, rtol=0, atol=0)
+    torch.testing.assert_close(among_others, expected)
     leaf = logits.clone().requires_grad_()
     softmax_stats(leaf, outputs=("lse", "entropy")).entropy.sum().backward()  # an expanded scalar
     ones = gradient(softmax_stats, logits, {"entropy": torch.ones(4, device=device)}, outputs=("entropy",))
     torch.testing.assert_close(leaf.grad, ones, rtol=0, atol=0)
+
+
+def test_how_rows_are_spread_does_not_matter(device):
+    logits = torch.randn(20, 5003, device=device)
+    upstream = {name: torch.randn(20, device=device) for name in ("lse", "entropy", "varentropy")}
+    together = gradient(softmax_stats, logits, upstream, outputs=tuple(upstream))
+    few = gradient(
+        softmax_stats, logits[3:5], {name: value[3:5] for name, value in upstream.items()}, outputs=tuple(upstream)
+    )
+    torch.testing.assert_close(few, together[3:5])
 
 
 def test_strided_logits_get_a_gradient_of_their_shape(device):
