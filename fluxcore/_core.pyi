@@ -44,6 +44,7 @@ class ShardWriter:
         self, count: int, tokens: NDArray[Any] | None, mask: NDArray[Any] | None, columns: list[NDArray[Any]]
     ) -> None: ...
     def finish(self) -> tuple[int, int, bytes]: ...
+    def discard(self) -> None: ...
     @property
     def chunk_count(self) -> int: ...
 
@@ -56,6 +57,9 @@ class ShardSet:
         dtype: str,
         chunk_tokens: int,
         vocab_size: int,
+        tokenizer: bytes,
+        sort_column: str,
+        sort_descending: bool,
         shards: list[tuple[str, int, int, bytes]],
     ) -> None: ...
     @property

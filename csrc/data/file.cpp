@@ -99,8 +99,11 @@ AtomicFile::AtomicFile(std::filesystem::path path)
   buffer_.reserve(kBufferBytes);
 }
 
-AtomicFile::~AtomicFile() {
-  if (!committed_) ::unlink(temporary_.c_str());
+AtomicFile::~AtomicFile() { discard(); }
+
+void AtomicFile::discard() noexcept {
+  if (pending_) ::unlink(temporary_.c_str());
+  pending_ = false;
 }
 
 void AtomicFile::flush() {
@@ -134,7 +137,7 @@ void AtomicFile::commit() {
   if (::fsync(fd_.get()) != 0) throw_errno("cannot sync", path_);
   if (::close(fd_.release()) != 0) throw_errno("cannot close", path_);
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw_errno("cannot publish", path_);
-  committed_ = true;
+  pending_ = false;
   sync_folder(folder_of(path_));
 }
 

@@ -59,7 +59,7 @@ class MappedFile {
 };
 
 // A file that appears under its name whole or not at all: written under a temporary name in the same folder, then
-// synced, renamed, and the folder synced. Destroyed before `commit`, it takes its temporary file away.
+// synced, renamed, and the folder synced. Discarded or destroyed before `commit`, it takes its temporary file away.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -74,7 +74,9 @@ class AtomicFile {
   // Replaces bytes that were appended before.
   void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
+  [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   void commit();
+  void discard() noexcept;
 
  private:
   void flush();
@@ -84,7 +86,7 @@ class AtomicFile {
   Descriptor fd_;
   std::vector<std::byte> buffer_;
   std::uint64_t size_ = 0;
-  bool committed_ = false;
+  bool pending_ = true;
 };
 
 }  // namespace fluxcore::data

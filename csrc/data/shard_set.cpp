@@ -23,6 +23,9 @@ void check_entry(const Shard& shard, const SetSpec& spec, const ShardEntry& entr
   need(block.token_type == spec.token_type, "its token type");
   need(block.chunk_tokens == spec.chunk_tokens, "its chunk length");
   need(block.vocab_size == spec.vocab_size, "its vocabulary size");
+  need(block.tokenizer == spec.tokenizer, "its tokenizer");
+  const std::string sorted_by = block.sort_name == kNoName ? std::string() : shard.column_names()[block.sort_name];
+  need(sorted_by == spec.sort_column && (block.sort_descending == 1) == spec.sort_descending, "its order");
 }
 
 // The first token of a chunk that is not below `vocab_size`, or its length.

@@ -37,6 +37,9 @@ struct SetSpec {
   TokenType token_type = TokenType::u16;
   std::uint32_t chunk_tokens = 0;
   std::uint64_t vocab_size = 0;
+  Bytes16 tokenizer = {};
+  std::string sort_column;  // empty: not sorted
+  bool sort_descending = false;
 };
 
 // Where a chunk of the set lies.

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "data/crc32c.hpp"
+#include "data/errors.hpp"
 
 namespace fluxcore::data {
 namespace {
@@ -122,8 +123,12 @@ ShardSummary ShardWriter::finish() {
   footer.root = root_hash(superblock_, std::as_bytes(std::span(chunk_crcs_)));
   footer.crc = crc_of(footer);
   // What no reader would accept is the caller's mistake, and must not get as far as a file.
-  check_layout(superblock_, footer, footer.file_length, "the file to be written");
-  check_columns(superblock_, names, "the file to be written");
+  try {
+    check_layout(superblock_, footer, footer.file_length, file_.path());
+    check_columns(superblock_, names, file_.path());
+  } catch (const CorruptShard& error) {
+    throw std::invalid_argument(std::string("not written: ") + error.what());
+  }
   file_.write_at(0, std::as_bytes(std::span(&superblock_, 1)));
   file_.append(std::as_bytes(std::span(&footer, 1)));
   file_.commit();

@@ -42,7 +42,7 @@ struct ShardSummary {
 // Writes one shard or sidecar file. Nothing stands under `path` before `finish` has returned.
 class ShardWriter {
  public:
-  // Throws std::invalid_argument for a specification that no reader would accept, FileError.
+  // Throws std::invalid_argument for names that cannot be, FileError.
   ShardWriter(const std::filesystem::path& path, ShardSpec spec);
 
   // `count` chunks. `tokens` [count, chunk_tokens] of the token type (empty for a sidecar), `mask` [count, mask_bytes]
@@ -52,7 +52,10 @@ class ShardWriter {
               std::span<const std::span<const std::byte>> columns);
 
   // Writes what stands behind the tokens, then publishes the file. At least one chunk must have been appended.
+  // Throws std::invalid_argument for a file that no reader would accept, FileError.
   ShardSummary finish();
+  // Takes the temporary file away; the writer is of no use any more.
+  void discard() noexcept { file_.discard(); }
 
   [[nodiscard]] std::uint64_t chunk_count() const noexcept { return chunks_; }
 

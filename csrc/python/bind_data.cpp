@@ -128,6 +128,7 @@ void bind_data(py::module_& module) {
            py::arg("columns"), py::arg("sort_column"), py::arg("sort_descending"), py::arg("token_mask"))
       .def("append", &append, py::arg("count"), py::arg("tokens"), py::arg("mask"), py::arg("columns"))
       .def("finish", &finish, "Publish the file; returns bytes, chunks and the root hash.")
+      .def("discard", &data::ShardWriter::discard)
       .def_property_readonly("chunk_count", &data::ShardWriter::chunk_count);
 }
 

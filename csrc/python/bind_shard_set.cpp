@@ -20,9 +20,15 @@ using Entry = std::tuple<std::string, std::uint64_t, std::uint64_t, py::bytes>; 
 
 std::shared_ptr<data::ShardSet> open_set(const std::filesystem::path& folder, const py::bytes& uuid,
                                          const std::string& dtype, std::uint32_t chunk_tokens, std::uint64_t vocab_size,
-                                         const std::vector<Entry>& shards) {
-  const data::SetSpec spec = {
-      .uuid = bytes16(uuid), .token_type = data_type(dtype), .chunk_tokens = chunk_tokens, .vocab_size = vocab_size};
+                                         const py::bytes& tokenizer, const std::string& sort_column,
+                                         bool sort_descending, const std::vector<Entry>& shards) {
+  const data::SetSpec spec = {.uuid = bytes16(uuid),
+                              .token_type = data_type(dtype),
+                              .chunk_tokens = chunk_tokens,
+                              .vocab_size = vocab_size,
+                              .tokenizer = bytes16(tokenizer),
+                              .sort_column = sort_column,
+                              .sort_descending = sort_descending};
   std::vector<data::ShardEntry> entries;
   entries.reserve(shards.size());
   for (const auto& [name, bytes, chunks, root] : shards) entries.push_back({name, bytes, chunks, bytes16(root)});
@@ -88,7 +94,8 @@ py::array sidecar_column(const py::object& self, const std::string& name) {
 void bind_shard_set(py::module_& module) {
   py::class_<data::ShardSet, std::shared_ptr<data::ShardSet>>(module, "ShardSet")
       .def(py::init(&open_set), py::arg("folder"), py::kw_only(), py::arg("uuid"), py::arg("dtype"),
-           py::arg("chunk_tokens"), py::arg("vocab_size"), py::arg("shards"))
+           py::arg("chunk_tokens"), py::arg("vocab_size"), py::arg("tokenizer"), py::arg("sort_column"),
+           py::arg("sort_descending"), py::arg("shards"))
       .def_property_readonly("chunk_count", &data::ShardSet::chunk_count)
       .def_property_readonly("chunk_tokens", &data::ShardSet::chunk_tokens)
       .def_property_readonly("vocab_size", &data::ShardSet::vocab_size)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxcore.data.manifest import SortKey
+from fluxcore.data.manifest import Manifest, SortKey
 from fluxcore.data.manifest_check import MAX_SOURCES, TOKEN_DTYPES, fault_of_source_name
 
 NO_TOKEN = 0xFFFFFFFF
@@ -76,24 +76,66 @@ def score_values(values: Any, name: str, count: int) -> Array:
     return result
 
 
-def source_numbers(values: Any, sources: Sequence[str], index: Mapping[str, int]) -> Array:
+def column_values(values: Any, name: str, count: int, dtype: str) -> Array:
+    """An added column of `count` chunks: float32 as `score_values` makes it, or unsigned integers.
+
+    Raises:
+        TypeError, ValueError: they cannot be stored as `dtype`.
+    """
+    if dtype == "float32":
+        return score_values(values, name, count)
+    array = integers(values, name, low=0, high=int(np.iinfo(dtype).max), dtype=dtype)
+    if array.shape != (count,):
+        raise ValueError(f"column `{name}` must have shape ({count},), one a chunk, got {array.shape}")
+    return array
+
+
+def source_numbers(values: Any, sources: Sequence[str]) -> Array:
     """Names or numbers of sources as uint16.
 
     Raises:
         ValueError: a name or number that is not in the table; the message lists it.
     """
-    if isinstance(values, str):
-        values = [values]
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        return integers(values, "source", low=0, high=len(sources) - 1, dtype="uint16")
-    try:
-        return np.array([index[v] if isinstance(v, str) else _number(v, len(sources)) for v in values], np.uint16)
-    except KeyError as error:
-        raise ValueError(f"`source` must be one of {list(sources)}, got {error.args[0]!r}") from None
+    array = np.asarray(values)
+    if array.dtype.kind != "U":
+        return integers(array, "source", low=0, high=len(sources) - 1, dtype="uint16")
+    names, places = np.unique(array, return_inverse=True)
+    for name in names:
+        if name not in sources:
+            raise ValueError(f"`source` must be one of {list(sources)[:20]}, got {str(name)!r}")
+    numbers = np.array([sources.index(name) for name in names], np.uint16)
+    return numbers[places.reshape(array.shape)]
 
 
-def _number(value: Any, count: int) -> int:
-    return int(integers(value, "source", low=0, high=count - 1, dtype="uint16"))
+def chunk_columns(manifest: Manifest, count: int, given: Mapping[str, Any]) -> dict[str, Array]:
+    """Every column of `count` chunks as it is stored, from what was given to the writer.
+
+    Raises:
+        TypeError, ValueError: a value cannot be stored.
+    """
+    following = integers(given["next_token"], "next_token", low=-1, high=manifest.vocab_size - 1, dtype="int64")
+    top = (1 << 64) - 1
+    columns = {
+        "source": source_numbers(given["source"], manifest.sources),
+        "doc_id": integers(given["doc_id"], "doc_id", low=0, high=top, dtype="uint64"),
+        "doc_offset": integers(given["doc_offset"], "doc_offset", low=0, high=NO_TOKEN, dtype="uint32"),
+        "next_token": np.where(following < 0, NO_TOKEN, following).astype(np.uint32),
+        "original_index": integers(given["original_index"], "original_index", low=0, high=top, dtype="uint64"),
+        "valid_len": integers(given["valid_len"], "valid_len", low=1, high=manifest.chunk_tokens, dtype="uint32"),
+    }
+    scores = given["scores"]
+    if scores.keys() != manifest.columns.keys():
+        raise ValueError(f"`scores` must give each of {sorted(manifest.columns)}, got {sorted(scores)}")
+    for name, info in manifest.columns.items():
+        columns[name] = column_values(scores[name], name, count, info.dtype)
+    for name, values in columns.items():
+        if values.shape != (count,):
+            raise ValueError(f"`{name}` must have shape ({count},), one a chunk, got {values.shape}")
+    if manifest.token_mask:
+        columns["mask"] = packed_mask(given["mask"], count, manifest.chunk_tokens)
+    elif given["mask"] is not None:
+        raise ValueError("`mask` was given, but the writer has none\n\nPass token_mask=True to ShardWriter.")
+    return columns
 
 
 def packed_mask(values: Any, count: int, chunk_tokens: int) -> Array:

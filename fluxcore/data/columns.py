@@ -16,7 +16,7 @@ from fluxcore.data import manifest as manifests
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo
-from fluxcore.data.manifest_check import COLUMN_DTYPES, MAX_COLUMNS, STANDARD_COLUMNS
+from fluxcore.data.manifest_check import MAX_COLUMNS, STANDARD_COLUMNS
 from fluxcore.data.shard_series import quantiles, remove_unlisted
 from fluxcore.errors import CorruptShardError
 
@@ -97,13 +97,14 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
             raise ValueError(f"a data set has at most {MAX_COLUMNS} columns, it has {len(manifest.columns)} added ones")
         remove_unlisted(folder, manifest)
         generation = manifest.generation + 1
-        shards = tuple(_extend(folder, manifest, number, generation, arrays) for number in range(len(manifest.shards)))
         infos = {n: ColumnInfo(dtype=a.dtype.name, definition=definitions.get(n, "")) for n, a in arrays.items()}
-        extended = replace(manifest, generation=generation, columns={**manifest.columns, **infos}, shards=shards)
         try:
-            return manifests.publish(folder, extended)
-        finally:
+            shards = tuple(_extend(folder, manifest, n, generation, arrays) for n in range(len(manifest.shards)))
+            columns = {**manifest.columns, **infos}
+            return manifests.publish(folder, replace(manifest, generation=generation, columns=columns, shards=shards))
+        except BaseException:
             remove_unlisted(folder, manifests.read(folder))
+            raise
 
 
 def _check(manifest: Manifest, name: str, values: Any) -> Array:
@@ -112,11 +113,8 @@ def _check(manifest: Manifest, name: str, values: Any) -> Array:
     if name in STANDARD_COLUMNS or name in manifest.columns:
         raise ValueError(f"column `{name}` is there already\n\nAdd it under another name.")
     array = np.asarray(values)
-    if array.dtype.kind == "u" and array.dtype.name in COLUMN_DTYPES:
-        if array.shape != (manifest.chunks,):
-            raise ValueError(f"column `{name}` must have shape ({manifest.chunks},), one a chunk, got {array.shape}")
-        return np.ascontiguousarray(array)
-    return checks.score_values(array, name, manifest.chunks)
+    dtype = array.dtype.name if array.dtype.kind == "u" else "float32"
+    return checks.column_values(array, name, manifest.chunks, dtype)
 
 
 def _extend(folder: Path, manifest: Manifest, number: int, generation: int, arrays: Mapping[str, Array]) -> ShardInfo:

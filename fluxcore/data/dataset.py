@@ -53,12 +53,16 @@ class Dataset:
     def _load(self) -> None:
         self.manifest: Manifest = manifests.read(self.path)
         """What is known of the data set as a whole."""
+        key = self.manifest.sorted_by
         self._core = _core.ShardSet(
             self.path,
             uuid=bytes.fromhex(self.manifest.uuid),
             dtype=self.manifest.dtype,
             chunk_tokens=self.manifest.chunk_tokens,
             vocab_size=self.manifest.vocab_size,
+            tokenizer=bytes.fromhex(self.manifest.tokenizer or "00" * 16),
+            sort_column="" if key is None else key.column,
+            sort_descending=key is not None and key.descending,
             shards=[(s.name, s.bytes, s.chunks, bytes.fromhex(s.root)) for s in self.manifest.shards],
         )
 

@@ -114,7 +114,7 @@ class ShardSeries:
                 root=root.hex(),
                 first_key=None if key is None else float(key[0]),
                 last_key=None if key is None else float(key[-1]),
-                quantiles={name: quantiles(values) for name, values in scores.items()},
+                quantiles={name: quantiles(v) for name, v in scores.items() if v.dtype == np.float32},
             )
         )
 
@@ -124,8 +124,10 @@ class ShardSeries:
         return tuple(self._shards)
 
     def discard(self) -> None:
-        """Take away every file of this series; the temporary one goes with its writer."""
-        self._writer = None
+        """Take away every file of this series."""
+        if self._writer is not None:
+            self._writer.discard()
+            self._writer = None
         for number in range(len(self._shards)):
             (self._folder / shard_name(number)).unlink(missing_ok=True)
         self._shards = []

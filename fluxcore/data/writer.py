@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fluxcore.data import chunk_checks as checks
-from fluxcore.data.chunk_checks import NO_TOKEN, Array
+from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import MANIFEST_NAME, ColumnInfo, Manifest, SortKey, publish
 from fluxcore.data.shard_series import ShardSeries, remove_unlisted
@@ -33,7 +33,8 @@ class ShardWriter:
         vocab_size: Every token id is below it; at most 2^32 - 1.
         sources: Names of the sources; `append` refers to them.
         tokenizer: 16-byte fingerprint, or None where it is not known.
-        score_columns: Names of float32 scores given with each chunk, with their definitions if it is a mapping.
+        score_columns: Names of the columns that `append` takes as `scores`, float32; with their definitions if it is a
+            mapping. A `ColumnInfo` as the definition, for example from another manifest, also gives the type.
         shard_bytes: Size at which a new shard is begun; at most 1 TiB.
         sorted_by: Score column and whether it descends, when the chunks come in that order; it is checked.
         parent: Hash of the manifest of the data set that this one is made from.
@@ -56,7 +57,7 @@ class ShardWriter:
         chunk_tokens: int = 1024,
         dtype: str = "uint16",
         tokenizer: bytes | None = None,
-        score_columns: Mapping[str, str] | Iterable[str] = (),
+        score_columns: Mapping[str, str | ColumnInfo] | Iterable[str] = (),
         shard_bytes: int = 1 << 30,
         sorted_by: tuple[str, bool] | None = None,
         parent: str | None = None,
@@ -78,12 +79,14 @@ class ShardWriter:
             tokenizer=None if tokenizer is None else checks.fingerprint(tokenizer),
             token_mask=token_mask,
             sources=tuple(sources),
-            columns={name: ColumnInfo(dtype="float32", definition=text) for name, text in scores.items()},
+            columns={
+                name: info if isinstance(info, ColumnInfo) else ColumnInfo(dtype="float32", definition=info)
+                for name, info in scores.items()
+            },
             sorted_by=None if sorted_by is None else SortKey(column=sorted_by[0], descending=sorted_by[1]),
             parent=parent,
             shards=(),
         )
-        self._source_index = {name: number for number, name in enumerate(sources)}
         self._given_indices: list[Array] = []
         self._pending: list[dict[str, Array]] = []
         self._chunks = 0
@@ -135,25 +138,25 @@ class ShardWriter:
             raise ValueError(
                 f"`tokens` must have one dimension of 1 to {size} tokens (`chunk_tokens`), got shape {row.shape}"
             )
-        if mask is not None:
-            mask = np.asarray(mask)[None]
-            mask = np.pad(mask, ((0, 0), (0, size - row.size))) if mask.shape == (1, row.size) else mask
-        columns = self._columns(
-            1,
-            sources=[source],
-            doc_ids=[doc_id],
-            doc_offsets=[doc_offset],
-            next_tokens=[
-                -1
-                if next_token is None
-                else checks.integers(next_token, "next_token", low=0, high=self._manifest.vocab_size - 1, dtype="int64")
-            ],
-            valid_lens=[row.size],
-            scores={name: [value] for name, value in (scores or {}).items()},
-            mask=mask,
+        if mask is not None and np.shape(mask) == row.shape:
+            mask = np.pad(np.asarray(mask), (0, size - row.size))
+        following = -1 if next_token is None else int(next_token)
+        if next_token is not None and following < 0:
+            raise ValueError(f"`next_token` must be a token or None, got {next_token}")
+        self._push(
+            {
+                "tokens": np.pad(row, (0, size - row.size))[None],
+                "source": [source],
+                "doc_id": [doc_id],
+                "doc_offset": [doc_offset],
+                "next_token": [following],
+                "valid_len": [row.size],
+                "scores": {name: [value] for name, value in (scores or {}).items()},
+                "mask": None if mask is None else np.asarray(mask)[None],
+                "original_index": None,
+            },
+            at_once=False,
         )
-        columns["tokens"] = np.pad(row, (0, size - row.size))[None]
-        self._push(columns)
 
     def append_batch(
         self,
@@ -190,21 +193,23 @@ class ShardWriter:
         if rows.ndim != 2 or rows.shape[1] != size:
             raise ValueError(f"`tokens` must have shape [n, {size}] (`chunk_tokens`), got {list(rows.shape)}")
         count = len(rows)
-        columns = self._columns(
-            count,
-            sources=[sources] * count if isinstance(sources, str) else sources,
-            doc_ids=doc_ids,
-            doc_offsets=doc_offsets,
-            next_tokens=np.full(count, -1) if next_tokens is None else next_tokens,
-            valid_lens=np.full(count, size) if valid_lens is None else valid_lens,
-            scores=scores or {},
-            mask=mask,
-            original_index=original_index,
+        lengths = np.full(count, size) if valid_lens is None else np.asarray(valid_lens)
+        if lengths.shape == (count,) and (lengths < size).any():
+            rows = np.where(np.arange(size) < lengths[:, None], rows, rows.dtype.type(0))
+        self._push(
+            {
+                "tokens": rows,
+                "source": [sources] * count if isinstance(sources, str) else sources,
+                "doc_id": doc_ids,
+                "doc_offset": doc_offsets,
+                "next_token": np.full(count, -1) if next_tokens is None else next_tokens,
+                "valid_len": lengths,
+                "scores": scores or {},
+                "mask": mask,
+                "original_index": original_index,
+            },
+            at_once=True,
         )
-        if (columns["valid_len"] < size).any():
-            rows = np.where(np.arange(size) < columns["valid_len"][:, None], rows, rows.dtype.type(0))
-        columns["tokens"] = rows
-        self._push(columns)
 
     def close(self) -> None:
         """Publish the data set. Doing it twice is harmless."""
@@ -239,64 +244,38 @@ class ShardWriter:
         finally:
             self._lock.release()
 
-    def _columns(self, count: int, **given: Any) -> dict[str, Array]:
-        """Every column of `count` chunks, checked and converted."""
+    def _push(self, given: dict[str, Any], *, at_once: bool) -> None:
+        """Check chunks and take them in; written `at_once` they may lie in the caller's own arrays."""
         if not self._open:
             raise ValueError("the writer is closed\n\nWrite before leaving the `with` block.")
-        manifest = self._manifest
-        last_token = manifest.vocab_size - 1
-        following = checks.integers(given["next_tokens"], "next_token", low=-1, high=last_token, dtype="int64")
-        columns = {
-            "source": checks.source_numbers(given["sources"], manifest.sources, self._source_index),
-            "doc_id": checks.integers(given["doc_ids"], "doc_id", low=0, high=(1 << 64) - 1, dtype="uint64"),
-            "doc_offset": checks.integers(given["doc_offsets"], "doc_offset", low=0, high=NO_TOKEN, dtype="uint32"),
-            "next_token": np.where(following < 0, NO_TOKEN, following).astype(np.uint32),
-            "original_index": self._indices(count, given.get("original_index")),
-            "valid_len": checks.integers(
-                given["valid_lens"], "valid_len", low=1, high=manifest.chunk_tokens, dtype="uint32"
-            ),
-        }
-        scores = given["scores"]
-        if scores.keys() != manifest.columns.keys():
-            raise ValueError(f"`scores` must give each of {sorted(manifest.columns)}, got {sorted(scores)}")
-        columns |= {name: checks.score_values(scores[name], name, count) for name in manifest.columns}
-        for name, values in columns.items():
-            if values.shape != (count,):
-                raise ValueError(f"`{name}` must have shape ({count},), one a chunk, got {values.shape}")
-        if manifest.token_mask:
-            columns["mask"] = checks.packed_mask(given["mask"], count, manifest.chunk_tokens)
-        elif given["mask"] is not None:
-            raise ValueError(
-                "`mask` was given, but the writer was made without it\n\nPass token_mask=True to ShardWriter."
-            )
-        return columns
-
-    def _push(self, columns: dict[str, Array]) -> None:
-        if self._manifest.sorted_by is not None:
-            self._last_key = checks.check_order(
-                columns[self._manifest.sorted_by.column], self._manifest.sorted_by, self._last_key
-            )
-        self._pending.append(columns)
-        self._chunks += len(columns["tokens"])
-        if len(self._pending) >= _BLOCK_CHUNKS or len(columns["tokens"]) >= _BLOCK_CHUNKS:
+        count = len(given["tokens"])
+        indices = given["original_index"]
+        if self._chunks > 0 and (indices is not None) != bool(self._given_indices):
+            raise ValueError("`original_index` must be given for every batch or for none")
+        if indices is None:
+            given["original_index"] = np.arange(self._chunks, self._chunks + count, dtype=np.uint64)
+        columns = checks.chunk_columns(self._manifest, count, given)
+        if count == 0:
+            return
+        if (key := self._manifest.sorted_by) is not None:
+            self._last_key = checks.check_order(columns[key.column], key, self._last_key)
+        if indices is not None:
+            self._given_indices.append(columns["original_index"].copy())
+        self._chunks += count
+        self._pending.append({"tokens": given["tokens"], **columns})
+        if at_once or len(self._pending) >= _BLOCK_CHUNKS:
             self._flush()
 
     def _flush(self) -> None:
         blocks, self._pending = self._pending, []
-        if blocks:
+        if not blocks:
+            return
+        try:
             joined = blocks[0] if len(blocks) == 1 else {k: np.concatenate([b[k] for b in blocks]) for k in blocks[0]}
             self._series.append(joined)
-
-    def _indices(self, count: int, given: Any) -> Array:
-        total = self._chunks
-        if total > 0 and count > 0 and (given is not None) != bool(self._given_indices):
-            raise ValueError("`original_index` must be given for every batch or for none")
-        if given is None:
-            return np.arange(total, total + count, dtype=np.uint64)
-        indices = checks.integers(given, "original_index", low=0, high=(1 << 64) - 1, dtype="uint64")
-        if count > 0:
-            self._given_indices.append(indices)
-        return indices
+        except BaseException:
+            self._abandon()  # a part of the chunks may be written: nothing of this data set can be published
+            raise
 
     def _check_unique(self) -> None:
         if not self._given_indices:
