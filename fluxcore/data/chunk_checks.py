@@ -1,13 +1,20 @@
 """Checks and conversions of what a user hands to the writer: every error is raised before a byte is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluxcore import _core
 from fluxcore.data.manifest import Manifest, SortKey
-from fluxcore.data.manifest_check import MAX_SOURCES, TOKEN_DTYPES, fault_of_source_name
+from fluxcore.data.manifest_check import (
+    MAX_SHARD_COLUMNS,
+    MAX_SOURCES,
+    STANDARD_COLUMNS,
+    TOKEN_DTYPES,
+    fault_of_source_name,
+)
 
 NO_TOKEN = 0xFFFFFFFF
 """Value of the column `next_token` where no token follows."""
@@ -204,6 +211,24 @@ def check_sources(sources: Sequence[str]) -> None:
     for name in sources:
         if fault := fault_of_source_name(name):
             raise ValueError(f"{name!r} cannot name a source: {fault}")
+
+
+def check_column_names(names: Collection[str]) -> None:
+    """Check the names of the columns that are given with each chunk.
+
+    Raises:
+        ValueError: one cannot be stored, or names a standard column; or there are too many for one file.
+    """
+    if len(names) > MAX_SHARD_COLUMNS - len(STANDARD_COLUMNS):
+        raise ValueError(
+            f"`score_columns` must have at most {MAX_SHARD_COLUMNS - len(STANDARD_COLUMNS)} names, got {len(names)}"
+            "\n\nAdd the others with `add_columns` when the data set is written."
+        )
+    for name in names:
+        if fault := _core.fault_of_column_name(name):
+            raise ValueError(f"{name!r} cannot name a column: {fault}")
+        if name in STANDARD_COLUMNS:
+            raise ValueError(f"`{name}` is a standard column and cannot be a score column")
 
 
 def fingerprint(tokenizer: bytes) -> str:

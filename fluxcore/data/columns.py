@@ -16,11 +16,9 @@ from fluxcore.data import manifest as manifests
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo
-from fluxcore.data.manifest_check import MAX_COLUMNS, STANDARD_COLUMNS
+from fluxcore.data.manifest_check import MAX_COLUMNS, MAX_SHARD_COLUMNS, STANDARD_COLUMNS
 from fluxcore.data.shard_series import quantiles, remove_unlisted
 from fluxcore.errors import CorruptShardError
-
-_FILE_COLUMNS = 120  # columns that one sidecar takes, under the format's limit on sections
 
 
 def open_sidecar(folder: Path, manifest: Manifest, number: int, info: SidecarInfo) -> _core.Sidecar:
@@ -122,9 +120,9 @@ def _extend(folder: Path, manifest: Manifest, number: int, generation: int, arra
     parts = {name: values[shard.base : shard.base + shard.chunks] for name, values in arrays.items()}
     names = list(parts)
     sidecars = list(shard.sidecars)
-    for first in range(0, len(names), _FILE_COLUMNS):
-        some = names[first : first + _FILE_COLUMNS]
-        file = f"shard-{number:06d}.g{generation}-{first // _FILE_COLUMNS}.fxc"
+    for first in range(0, len(names), MAX_SHARD_COLUMNS):
+        some = names[first : first + MAX_SHARD_COLUMNS]
+        file = f"shard-{number:06d}.g{generation}-{first // MAX_SHARD_COLUMNS}.fxc"
         writer = _core.ShardWriter(
             folder / file,
             kind="sidecar",

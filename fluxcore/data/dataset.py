@@ -120,7 +120,7 @@ class Dataset:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of all columns, the standard ones first."""
+        """Names of all columns: the standard ones, then the others sorted by name."""
         return (*STANDARD_COLUMNS, *self.manifest.columns)
 
     def gather(self, ids: Any, *, out: str = "int64", targets: bool = True) -> tuple[Array, Array | None]:

@@ -68,6 +68,7 @@ class ShardWriter:
         scores = score_columns if isinstance(score_columns, Mapping) else dict.fromkeys(score_columns, "")
         checks.check_vocabulary(vocab_size, dtype)
         checks.check_sources(sources)
+        checks.check_column_names(scores)
         if sorted_by is not None and sorted_by[0] not in scores:
             raise ValueError(f"`sorted_by` must be one of the score columns {list(scores)}, got {sorted_by[0]!r}")
         self._manifest = Manifest(
