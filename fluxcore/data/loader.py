@@ -70,8 +70,8 @@ class Loader:
         pin: tokens and targets in page-locked memory, where CUDA is there.
         columns: names of float32 columns to hand out in `meta.scores`.
         verify: check every chunk's CRC. None: as the data set was opened.
-        prefetch: batches in work ahead of the one in use.
-        threads: C++ threads that read; 0 reads inside `next`.
+        prefetch: batches in work ahead of the one in use; 1 at least.
+        threads: C++ threads that read; with 0 nothing is read ahead.
         subset: chunk ids, each once; the order, its ranks and percentiles run over these alone.
     Raises:
         ValueError: an argument that does not fit the data set or another argument.
@@ -144,7 +144,8 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._ran_out:
             self.rewind()
-        while self._step < len(self):
+        end = len(self)
+        while self._step < end:
             batch = self._next_batch()
             self._step += 1
             yield batch

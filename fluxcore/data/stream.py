@@ -41,9 +41,10 @@ class Stream:
         self._out = reading.out
         self._pin = reading.pin and torch.cuda.is_available()
         self._submitted = step
+        self._end = plan.steps
         self._process = os.getpid()
         self._core = _core.Loader(ds._core, order, reading.verify, reading.threads)
-        for _ in range(max(reading.prefetch, 1)):
+        for _ in range(max(reading.prefetch, 1) if reading.threads else 1):
             self._submit()
 
     def in_this_process(self) -> bool:
@@ -63,13 +64,13 @@ class Stream:
 
     def _submit(self) -> None:
         """Ask for the next batch that was not asked for, unless the plan is at its end."""
-        if self._submitted == self._plan.steps:
+        if self._submitted == self._end:
             return
         position, rows = self._plan.rank_rows(self._submitted)
         facts = torch.empty((5, rows), dtype=torch.int64)
-        tokens, targets = (
-            torch.empty((rows, self._chunk_tokens), dtype=OUT_TYPES[self._out], pin_memory=self._pin) for _ in range(2)
-        )
+        shape, dtype = (rows, self._chunk_tokens), OUT_TYPES[self._out]
+        tokens = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
+        targets = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
         self._core.submit(
             position, rows, facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr(), (facts, tokens, targets)
         )
