@@ -10,8 +10,6 @@ from typing import Literal, cast, get_args
 
 import torch
 
-from fluxcore import _core
-
 Backend = Literal["triton", "cpp", "reference"]
 
 _chosen: ContextVar[Backend | None] = ContextVar("fluxcore_backend", default=None)
@@ -71,7 +69,7 @@ def _default(device: torch.device) -> Backend:
     match device.type:
         case "cuda":
             return "triton"
-        case "cpu" if hasattr(_core, "softmax_stats_fwd"):
+        case "cpu":
             return "cpp"
         case _:
             return "reference"

@@ -1,7 +1,5 @@
 """The op `softmax_stats` on each backend; layouts of its results are described beside the op's schema."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,6 @@ from fluxcore import _core, reference
 from fluxcore.backends import resolve_backend
 from fluxcore.reference import RowState, SoftmaxStats
 
-_cpp: Any = _core
 Results = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -24,10 +21,11 @@ def forward(
     match resolve_backend(logits.device):
         case "cpp":
             stats, argmax, state, top_index = results
-            _cpp.softmax_stats_fwd(
+            _core.softmax_stats_fwd(
                 rows.data_ptr(),
                 _DTYPE_NAMES[rows.dtype],
-                *rows.shape,
+                rows.shape[0],
+                rows.shape[1],
                 rows.stride(0),
                 0 if target is None else target.data_ptr(),
                 outputs,
@@ -69,10 +67,11 @@ def backward(
         target = target.contiguous()
     match resolve_backend(logits.device):
         case "cpp":
-            _cpp.softmax_stats_bwd(
+            _core.softmax_stats_bwd(
                 rows.data_ptr(),
                 _DTYPE_NAMES[rows.dtype],
-                *rows.shape,
+                rows.shape[0],
+                rows.shape[1],
                 rows.stride(0),
                 0 if target is None else target.data_ptr(),
                 outputs,
