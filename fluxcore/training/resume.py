@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 # They change what is written and shown, and not what is learned.
 FREE_TO_CHANGE = {
     *("log_every", "save_every", "generate_every", "keep_last", "prompts", "sample_tokens", "top_p", "tokenizer"),
-    *("run_dir", "resume", "trackers", "wandb_project", "log_level"),
+    *("run_dir", "resume", "trackers", "wandb_project", "wandb_mode", "log_level"),
 }
 
 

@@ -80,6 +80,7 @@ class Run:
                     self.folder.path,
                     self.config.trackers,
                     project=self.config.wandb_project,
+                    mode=self.config.wandb_mode,
                     config=self.config.to_dict(),
                     resume_step=self.found.step if self.found else 0,
                 )

@@ -65,8 +65,8 @@ class Sampler:
         model.eval()
         texts = {}
         with torch.no_grad(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
             for prompt, ids in self.prompts.items():
-                torch.manual_seed(seed)
                 tokens = torch.tensor([ids.tolist()], device=device)
                 written = generate(
                     input_ids=tokens,

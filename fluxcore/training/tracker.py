@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from dotenv import find_dotenv, load_dotenv
 
 from fluxcore.errors import require
-from fluxcore.training.trainer_config import TrackerName
+from fluxcore.training.config import ConfigError
+from fluxcore.training.trainer_config import TrackerName, WandbMode
 
 
 class Tracker(Protocol):
@@ -126,24 +127,33 @@ class TensorBoard:
 class WeightsAndBiases:
     """A W&B run whose id is kept in the folder, so that a resumed run goes on in it.
 
-    WANDB_MODE (online, offline, disabled) and the other variables come from the environment, or from a `.env` of the
-    working directory or a folder above it.
+    WANDB_API_KEY, WANDB_PROJECT and its other variables come from the environment, or from a `.env` of the working
+    directory or a folder above it.
+
+    Raises:
+        ConfigError: W&B lacks an API key, or cannot be reached.
     """
 
-    def __init__(self, folder: Path, *, project: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, *, project: str, mode: WandbMode | None, config: Mapping[str, Any]) -> None:
         load_dotenv(find_dotenv(usecwd=True))
         wandb = require("wandb", extra="train")
         id_file = folder / "wandb_id.txt"
         if not id_file.exists():
             id_file.write_text(secrets.token_hex(4), encoding="utf-8")
-        self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", project),
-            id=id_file.read_text(encoding="utf-8"),
-            resume="allow",
-            dir=str(folder),
-            name=os.environ.get("WANDB_NAME", folder.name),
-            config=dict(config),
-        )
+        try:
+            self.run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", project),
+                mode=mode.name if mode is not None else None,
+                id=id_file.read_text(encoding="utf-8"),
+                resume="allow",
+                dir=str(folder),
+                name=os.environ.get("WANDB_NAME", folder.name),
+                config=dict(config),
+            )
+        except wandb.errors.Error as error:
+            raise ConfigError(
+                f"W&B did not start: {error}\n\nSet wandb_mode=offline, or leave it out of trackers."
+            ) from error
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Log `SPLIT/NAME` for each number."""
@@ -160,7 +170,7 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         """Finish the run."""
-        self.run.finish(quiet=True)
+        self.run.finish()
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
@@ -175,7 +185,14 @@ class Trackers:
         self.opened: list[Tracker] = []
 
     def open(
-        self, folder: Path, names: Sequence[TrackerName], *, project: str, config: Mapping[str, Any], resume_step: int
+        self,
+        folder: Path,
+        names: Sequence[TrackerName],
+        *,
+        project: str,
+        mode: WandbMode | None = None,
+        config: Mapping[str, Any],
+        resume_step: int,
     ) -> None:
         """Open each.
 
@@ -183,6 +200,7 @@ class Trackers:
             folder: The run folder.
             names: Trackers besides the files.
             project: Of W&B.
+            mode: Of W&B; None for what the environment says.
             config: Shown by W&B.
             resume_step: The run goes on after this step; 0 for a new one.
         """
@@ -191,7 +209,7 @@ class Trackers:
             if name is TrackerName.tensorboard:
                 self.opened.append(TensorBoard(folder / "tensorboard", resume_step))
             else:
-                self.opened.append(WeightsAndBiases(folder, project=project, config=config))
+                self.opened.append(WeightsAndBiases(folder, project=project, mode=mode, config=config))
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Pass a record to each."""

@@ -24,6 +24,14 @@ class TrackerName(StrEnum):
     wandb = auto()
 
 
+class WandbMode(StrEnum):
+    """Where W&B sends metrics."""
+
+    online = auto()
+    offline = auto()
+    disabled = auto()
+
+
 class LogLevel(StrEnum):
     """Least severe message that `log.txt` and the terminal get."""
 
@@ -100,7 +108,10 @@ class TrainerConfig(ConfigFile):
     resume: str = "auto"
     """auto: go on from the last checkpoint of `run_dir`, if any; never: start anew; or a checkpoint's folder."""
     trackers: list[TrackerName] = field(default_factory=lambda: [TrackerName.tensorboard])
-    """tensorboard, wandb. W&B reads the environment and `.env`; with WANDB_MODE=offline it needs no network."""
+    """tensorboard, wandb."""
+    wandb_mode: WandbMode | None = None
+    """online, offline (into `run_dir`, without a network) or disabled. None: as WANDB_MODE of the environment or `.env`
+    says, or online."""
     wandb_project: str = "fluxcore"
     """W&B project."""
     log_level: LogLevel = LogLevel.info

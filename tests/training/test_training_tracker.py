@@ -5,9 +5,10 @@ import math
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fluxcore.training.config import ConfigError
 from fluxcore.training.run_folder import RunFolder, close_log
 from fluxcore.training.tracker import JsonLines, Trackers
-from fluxcore.training.trainer_config import TrackerName, TrainerConfig
+from fluxcore.training.trainer_config import TrackerName, TrainerConfig, WandbMode
 
 
 def lines(path):
@@ -77,6 +78,16 @@ def test_wandb_reads_dotenv_and_needs_no_network(tmp_path, monkeypatch):
         monkeypatch.delenv("WANDB_MODE", raising=False)
         monkeypatch.delenv("WANDB_PROJECT", raising=False)
     assert (tmp_path / "wandb_id.txt").read_text() == run.id
+
+
+def test_wandb_without_a_key_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    trackers = Trackers()
+    with pytest.raises(ConfigError, match=r"W&B did not start: .*API key(.|\n)*Set wandb_mode=offline"):
+        trackers.open(tmp_path, [TrackerName.wandb], project="p", mode=WandbMode.online, config={}, resume_step=0)
+    trackers.close()
 
 
 def test_run_folder_says_what_ran(tmp_path):
