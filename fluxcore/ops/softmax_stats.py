@@ -1,6 +1,5 @@
 """Softmax statistics of rows of logits in one pass: public function, checks, `torch.library` op and its gradient."""
 
-import math
 from collections.abc import Collection
 
 import torch
@@ -8,13 +7,12 @@ from torch import Tensor
 from torch.library import Library, register_autograd, register_fake
 
 from fluxcore.ops import _softmax_stats_backends as backends
+from fluxcore.ops._checks import check_logits, check_softcap, check_temperature, check_top_k, checked_classes
 from fluxcore.reference import SoftmaxStats
 
 REAL_OUTPUTS = SoftmaxStats._fields[:-1]
 """The differentiable outputs; bit i of the op's `outputs` asks for the i-th."""
-MAX_TOP_K = 64
 _BITS = {name: 1 << i for i, name in enumerate(REAL_OUTPUTS)}
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def softmax_stats(
@@ -54,8 +52,8 @@ def softmax_stats(
 
     Source: online normalizer, arXiv:1805.02867, with the largest logit kept out of the sums.
     """
-    bits = _output_bits(outputs)
-    _check_logits(logits)
+    bits = output_bits(outputs)
+    check_logits(logits)
     _check_options(bits, top_k, temperature, softcap, logits.shape[-1])
     shape = logits.shape[:-1]
     rows = logits if logits.dim() == 2 else logits.reshape(shape.numel(), logits.shape[-1])
@@ -73,58 +71,35 @@ def softmax_stats(
     return SoftmaxStats(**fields)
 
 
-def _output_bits(outputs: Collection[str]) -> int:
+def output_bits(outputs: Collection[str], name: str = "outputs") -> int:
+    """The op's `outputs` for names of statistics; `argmax` has no bit."""
     if isinstance(outputs, str):
-        raise TypeError(f"`outputs` must be a collection of names, got the string {outputs!r}\n\nWrite ({outputs!r},).")
+        raise TypeError(f"`{name}` must be a collection of names, got the string {outputs!r}\n\nWrite ({outputs!r},).")
     if not outputs:
-        raise ValueError(f"`outputs` must name at least one of {', '.join(SoftmaxStats._fields)}, got none")
+        raise ValueError(f"`{name}` must name at least one of {', '.join(SoftmaxStats._fields)}, got none")
     bits = 0
-    for name in outputs:
-        if name not in SoftmaxStats._fields:
-            raise ValueError(f"`outputs` must be among {', '.join(SoftmaxStats._fields)}, got {name!r}")
-        bits |= _BITS.get(name, 0)
+    for output in outputs:
+        if output not in SoftmaxStats._fields:
+            raise ValueError(f"`{name}` must be among {', '.join(SoftmaxStats._fields)}, got {output!r}")
+        bits |= _BITS.get(output, 0)
     return bits
-
-
-def _check_logits(logits: Tensor) -> None:
-    if logits.dtype not in _DTYPES:
-        raise TypeError(
-            f"`logits` must be float32, bfloat16, float16 or float64, got {logits.dtype}"
-            "\n\nDid you pass token ids? Logits come out of the model's head."
-        )
-    if logits.dim() == 0:
-        raise ValueError("`logits` must have a last dim of classes, got a scalar")
-    if logits.shape[-1] == 0:
-        raise ValueError(f"`logits` must have at least one class, got shape {tuple(logits.shape)}")
 
 
 def _check_options(bits: int, top_k: int | None, temperature: float, softcap: float | None, classes: int) -> None:
     if bits & _BITS["top_k_mass"]:
         if top_k is None:
             raise ValueError("`top_k` must be given for the output top_k_mass, got None")
-        if not 1 <= top_k <= min(classes, MAX_TOP_K):
-            raise ValueError(f"`top_k` must be within [1, min(V, {MAX_TOP_K})], got {top_k} for V = {classes}")
+        check_top_k("top_k", top_k, classes)
     elif top_k is not None:
         raise ValueError(f"`top_k` is only of use for the output top_k_mass, got {top_k} without it")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"`temperature` must be finite and > 0, got {temperature}\n\nFor temperature 0 take `argmax`.")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"`softcap` must be finite and > 0, or None for none, got {softcap}")
+    check_temperature(temperature)
+    check_softcap(softcap)
 
 
 def _checked_target(target: Tensor | None, logits: Tensor) -> Tensor:
     if target is None:
         raise ValueError("`target` must be given for the output logprob, got None")
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise TypeError(f"`target` must hold integer classes, got {target.dtype}")
-    if target.shape != logits.shape[:-1]:
-        raise ValueError(
-            f"`target` must have the shape of `logits` without the classes, {tuple(logits.shape[:-1])}, "
-            f"got {tuple(target.shape)}"
-        )
-    if target.device != logits.device:
-        raise ValueError(f"`target` must be on the device of `logits`, {logits.device}, got {target.device}")
-    return target.to(torch.int64)
+    return checked_classes("target", target, logits)
 
 
 # The op. `logits` [N, V], `target` [N] int64. Returns

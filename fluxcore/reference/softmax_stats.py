@@ -1,9 +1,4 @@
-"""Definitions of the ops in plain PyTorch: any float dtype, any device, differentiable as often as PyTorch allows.
-
-They are what every other backend is tested against (in float64), and the backend `reference` itself. Float16 and
-bfloat16 are computed in float32. Everything is in residual form, so that nothing cancels when one class has nearly all
-the mass: the largest logit is kept out of the sums.
-"""
+"""Definition of `softmax_stats`, and its gradient without cancellation."""
 
 from collections.abc import Collection
 from typing import NamedTuple

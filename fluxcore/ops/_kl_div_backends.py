@@ -1,0 +1,104 @@
+"""The op `kl_div` on each backend; layouts of its results are described beside the op's schema."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fluxcore import reference
+from fluxcore.backends import Backend
+from fluxcore.ops._checks import wide_dtype
+from fluxcore.ops._dispatch import backend_of, contiguous_rows
+
+BACKENDS: tuple[Backend, ...] = ("reference",)
+"""Those that have this op."""
+
+
+class Results(NamedTuple):
+    """What the forward op returns."""
+
+    loss: Tensor
+    state: Tensor
+    totals: Tensor
+
+
+def forward(
+    logits: Tensor,
+    ref_logits: Tensor,
+    token_weight: Tensor | None,
+    direction: str,
+    beta: float,
+    reduction: str,
+    temperature: float,
+) -> Results:
+    """Implementation of `fluxcore::kl_div_fwd` for every device."""
+    logits, ref_logits = contiguous_rows(logits), contiguous_rows(ref_logits)
+    results = empty_results(logits, reduction)
+    match backend_of("kl_div", BACKENDS, logits.device):
+        case _:
+            _reference_forward(logits, ref_logits, token_weight, direction, beta, reduction, temperature, results)
+    return results
+
+
+def backward(
+    upstream: Tensor,
+    logits: Tensor,
+    ref_logits: Tensor,
+    token_weight: Tensor | None,
+    state: Tensor,
+    totals: Tensor,
+    direction: str,
+    beta: float,
+    reduction: str,
+    temperature: float,
+) -> Tensor:
+    """Implementation of `fluxcore::kl_div_bwd` for every device: the gradient, contiguous, in logits' dtype."""
+    logits, ref_logits = contiguous_rows(logits), contiguous_rows(ref_logits)
+    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    match backend_of("kl_div", BACKENDS, logits.device):
+        case _:
+            weight = state.new_ones(logits.shape[0]) if token_weight is None else token_weight
+            scale = upstream * weight
+            row_grads = torch.where(scale == 0, 0, scale / totals[0])
+            pair = reference.paired(logits, ref_logits, temperature)
+            full = reference.kl_div_grad(pair, row_grads, direction=direction, beta=beta, temperature=temperature)
+            gradient.copy_(torch.where(row_grads.unsqueeze(-1) == 0, 0, full))
+    return gradient
+
+
+def empty_results(logits: Tensor, reduction: str) -> Results:
+    """Uninitialised results of the forward pass of `logits` [N, V]."""
+    N = logits.shape[0]
+    dtype, device = wide_dtype(logits), logits.device
+    return Results(
+        loss=torch.empty((N,) if reduction == "none" else (), dtype=dtype, device=device),
+        state=torch.empty((5, N), dtype=dtype, device=device),
+        totals=torch.empty((1,), dtype=dtype, device=device),
+    )
+
+
+def _reference_forward(
+    logits: Tensor,
+    ref_logits: Tensor,
+    token_weight: Tensor | None,
+    direction: str,
+    beta: float,
+    reduction: str,
+    temperature: float,
+    results: Results,
+) -> None:
+    weight = results.state.new_ones(logits.shape[0]) if token_weight is None else token_weight
+    results.loss.copy_(
+        reference.kl_div(
+            logits,
+            ref_logits,
+            direction=direction,
+            beta=beta,
+            token_weight=token_weight,
+            reduction=reduction,
+            temperature=temperature,
+        )
+    )
+    results.totals.copy_(reference.kl_total(weight, reduction))
+    results.state.copy_(reference.kl_state(logits, ref_logits, direction, beta, temperature))
+    results.state.masked_fill_(weight == 0, 0)
