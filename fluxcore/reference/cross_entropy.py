@@ -1,7 +1,7 @@
 """Definition of `cross_entropy`, and its gradient without cancellation.
 
 With p = softmax(x) over V classes and c_i = weight_i * ((1 - label_smoothing) P_i + label_smoothing / V), where P is
-the target (a class index is a one-hot P), the loss of a row is ce = sum_i c_i (-log p_i). In residual form, for a class k
+the target (a class is a one-hot P), the loss of a row is ce = sum_i c_i (-log p_i). In residual form, for a class k
 that is kept out of the sums (here the argmax), z_i = log(p_i / p_k) and s = sum of e^z over the others:
 
     -log p_i = log1p(s) - z_i,  both terms >= 0, so nothing cancels;  z_k is exactly 0.

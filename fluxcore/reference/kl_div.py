@@ -38,7 +38,7 @@ def paired(logits: Tensor, ref_logits: Tensor, temperature: float) -> Pair:
     r = _exp_or_0(torch.where(ref_gone, -torch.inf, v - m_ref) / temperature) / (1 + s_ref)
     both = ~(gone | ref_gone)
     difference = torch.where(both, x, 0) - torch.where(both, v, 0)
-    l = (difference - (m - m_ref)) / temperature + ((s_ref - s) / (1 + s)).log1p()
+    l = (difference - (m - m_ref)) / temperature + _log_ratio(s_ref, s)
     l = torch.where(both, l, torch.where(gone, -torch.inf, torch.inf))
     return Pair(p, r, torch.where(gone & ref_gone, 0, l))
 
@@ -50,6 +50,11 @@ def _largest_and_rest(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     m = torch.where(m.isinf(), torch.nan, m)
     out = torch.zeros_like(x, dtype=torch.bool).scatter(-1, k, True) | (x == -torch.inf)
     return m, torch.where(out, 0, (torch.where(out, m, x) - m).div(temperature).exp()).sum(-1, keepdim=True) + 0 * m
+
+
+def _log_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """log((1 + a) / (1 + b)) of sums a, b >= 0, right in all digits also where they are small or nearly equal."""
+    return torch.where(a >= b, ((a - b).clamp(min=0) / (1 + b)).log1p(), -((b - a).clamp(min=0) / (1 + a)).log1p())
 
 
 def _exp_or_0(z: Tensor) -> Tensor:
@@ -71,11 +76,18 @@ def divergence_terms(p: Tensor, q: Tensor, l: Tensor) -> Tensor:
 
 def _mixture_ratios(l: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """log(p/M) and log(r/M) of M = beta p + (1-beta) r, from l = log(p/r)."""
-    below = torch.where(l <= 0, l, 0)
     above = torch.where(l > 0, l, 0)
-    from_below = (beta * below.expm1()).log1p()
-    from_above = ((1 - beta) * (-above).expm1()).log1p()
-    return torch.where(l <= 0, below - from_below, -from_above), torch.where(l <= 0, -from_below, -above - from_above)
+    below = torch.where(l > 0, 0, l)
+    by_larger_p = -_log_mean(beta, -above)
+    by_larger_r = -_log_mean(1 - beta, below)
+    return torch.where(l > 0, by_larger_p, below + by_larger_r), torch.where(l > 0, by_larger_p - above, by_larger_r)
+
+
+def _log_mean(share: float, l: Tensor) -> Tensor:
+    """log(share + (1 - share) e^l) for l <= 0."""
+    near = l > -_SERIES_BELOW
+    close = ((1 - share) * torch.where(near, l, 0).expm1()).log1p()
+    return torch.where(near, close, (share + (1 - share) * torch.where(near, -1, l).exp()).log())
 
 
 def row_divergence(pair: Pair, direction: str, beta: float) -> Tensor:
@@ -143,7 +155,7 @@ def kl_state(logits: Tensor, ref_logits: Tensor, direction: str, beta: float, te
     elif direction == "jsd":
         by_policy, _ = _mixture_ratios(l, beta)
         centre = divergence_terms(p, beta * p + (1 - beta) * r, by_policy).sum(-1, keepdim=True)
-    pivot, shift = (m - m_ref) / temperature, -((s_ref - s) / (1 + s)).log1p()
+    pivot, shift = (m - m_ref) / temperature, _log_ratio(s, s_ref)
     return torch.stack((m / temperature, s, pivot, shift, centre)).squeeze(-1)
 
 

@@ -1,16 +1,7 @@
-from collections.abc import Iterator
+from typing import get_args
 
-import pytest
-import torch
+from support.devices import device_fixture
 
-import fluxcore
+from fluxcore.backends import Backend
 
-
-@pytest.fixture(params=["reference", "cpp", "triton"])
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """Run the test on each backend; the device is the one which that backend's kernels run on here.
-
-    Without a GPU the Triton kernels run in Triton's interpreter (tests/conftest.py).
-    """
-    with fluxcore.backend(request.param):
-        yield torch.device("cuda" if request.param == "triton" and torch.cuda.is_available() else "cpu")
+device = device_fixture(get_args(Backend))
