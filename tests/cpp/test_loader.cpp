@@ -54,7 +54,10 @@ class OneShard {
     writer.append(kChunks, bytes_of(tokens), {}, spans);
     const ShardSummary summary = writer.finish();
     entry_ = {"shard", summary.bytes, summary.chunks, summary.root};
-    set_ = {spec.uuid, spec.token_type, spec.chunk_tokens, spec.vocab_size};
+    set_.uuid = spec.uuid;
+    set_.token_type = spec.token_type;
+    set_.chunk_tokens = spec.chunk_tokens;
+    set_.vocab_size = spec.vocab_size;
   }
   ~OneShard() { std::filesystem::remove_all(folder_); }
   OneShard(const OneShard&) = delete;
