@@ -53,7 +53,7 @@ def load_model(
     if overrides:
         raise ValueError(
             f"`model_args` change a named configuration, but `model` is {spec!r}"
-            f"\n\nRemove them, or choose one of {', '.join(NAMED_CONFIGS)}."
+            f"\n\nRemove them (~model_args on the command line), or choose one of {', '.join(NAMED_CONFIGS)}."
         )
     model = pretrained_model(spec)
     check_fits(spec, model.config, vocab_size, context)

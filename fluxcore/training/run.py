@@ -20,7 +20,7 @@ from fluxcore.training.language_model import TokenSums
 from fluxcore.training.meters import Meters
 from fluxcore.training.progress import step_progress
 from fluxcore.training.resume import find_checkpoint
-from fluxcore.training.run_folder import RunFolder, close_log
+from fluxcore.training.run_folder import FILE_ONLY, RunFolder, close_log
 from fluxcore.training.sampling import Sampler
 from fluxcore.training.seeds import seed_everything
 from fluxcore.training.tracker import Trackers
@@ -93,7 +93,7 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is not None:
-            log.error("ended by %s: %s", kind.__name__, error)
+            log.error("ended by %s: %s", kind.__name__, error, extra={FILE_ONLY: True})
         self.opened.close()
 
     def prepare(self, model: nn.Module, optimizer: Optimizer) -> tuple[Any, Any]:

@@ -20,6 +20,8 @@ from fluxcore.training.progress import CONSOLE
 PACKAGES = ("fluxcore", "torch", "triton", "numpy", "transformers", "accelerate", "tokenizers", "safetensors")
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
+FILE_ONLY = "file_only"
+"""`extra={FILE_ONLY: True}` keeps a message off the terminal, where the error itself will be shown."""
 
 
 class RunFolder:
@@ -37,8 +39,9 @@ class RunFolder:
         self.log = self.path / "log.txt"
 
     def holds_a_run(self) -> bool:
-        """Whether something was trained here."""
-        return self.metrics.exists() or self.checkpoints.exists()
+        """Whether something was trained here: a run that failed at its start does not count."""
+        logged = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return logged or any(self.checkpoints.glob("step-*"))
 
     def create(self, config: ConfigFile) -> None:
         """Make the folder and write down the configuration, the versions and the commit."""
@@ -51,7 +54,9 @@ class RunFolder:
         """Send the package's log to `log.txt`, which rotates, and to the terminal; `close_log` undoes it."""
         file = RotatingFileHandler(self.log, maxBytes=LOG_BYTES, backupCount=LOG_FILES, encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        handlers: list[logging.Handler] = [file, RichHandler(console=CONSOLE, show_path=False)]
+        terminal = RichHandler(console=CONSOLE, show_path=False)
+        terminal.addFilter(lambda record: not hasattr(record, FILE_ONLY))
+        handlers: list[logging.Handler] = [file, terminal]
         logger = logging.getLogger("fluxcore")
         logger.setLevel(level.upper())
         for handler in handlers:

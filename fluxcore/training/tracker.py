@@ -5,6 +5,7 @@ import math
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -227,6 +228,8 @@ class Trackers:
             tracker.flush()
 
     def close(self) -> None:
-        """Close each, the last opened first."""
-        while self.opened:
-            self.opened.pop().close()
+        """Close each, the last opened first, also when closing one fails."""
+        with ExitStack() as closing:
+            for tracker in self.opened:
+                closing.callback(tracker.close)
+            self.opened = []

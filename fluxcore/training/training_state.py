@@ -1,6 +1,7 @@
 """What a checkpoint holds, and how it is written and read back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from fluxcore.training.seeds import rng_state, set_rng_state
 
@@ -25,6 +27,18 @@ MODEL = "model.safetensors"
 STATE = "training_state.pt"
 # Whole tensors on the host, named as in the bare model, however many ranks hold parts of them.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing its own over ours."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class Stateful(Protocol):
@@ -74,7 +88,8 @@ class TrainingState:
         """Write what `collect` returned into an empty folder; the main rank calls it."""
         weights = collected.pop("weights")
         bare: PreTrainedModel = self.accelerator.unwrap_model(self.model)
-        bare.save_pretrained(folder, state_dict=weights, max_shard_size="1000GB")
+        with no_progress_bar():
+            bare.save_pretrained(folder, state_dict=weights, max_shard_size="1000GB")
         torch.save(collected, folder / STATE)
 
     def load(self, folder: Path) -> None:

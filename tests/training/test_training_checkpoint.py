@@ -161,6 +161,8 @@ def test_resume_never_spares_the_run_that_is_there(tmp_path):
     folder = RunFolder(tmp_path, "t")
     assert find_checkpoint("never", folder, {}) is None
     folder.metrics.write_text("")
+    assert find_checkpoint("never", folder, {}) is None
+    folder.metrics.write_text("{}\n")
     with pytest.raises(ConfigError, match="`run_dir` already holds a run"):
         find_checkpoint("never", folder, {})
 
