@@ -7,11 +7,15 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from fluxcore.cli.demo import demo
 from fluxcore.cli.doctor import doctor
 from fluxcore.cli.info import info
+from fluxcore.cli.report import report
 from fluxcore.cli.score import score
+from fluxcore.cli.sort import sort
 from fluxcore.cli.tokenize import tokenize
 from fluxcore.cli.variadic import VariadicCommand
+from fluxcore.cli.verify import verify
 from fluxcore.errors import FluxcoreError
 
 EXIT_ERROR = 1
@@ -70,9 +74,8 @@ def fluxcore(
     """The entropy core for language-model training."""
 
 
-app.command(cls=VariadicCommand)(tokenize)
-for command in (score, info, doctor):
-    app.command()(command)
+for command in (demo, tokenize, score, sort, info, verify, report, doctor):
+    app.command(cls=VariadicCommand)(command)
 
 
 def main() -> None:

@@ -4,12 +4,19 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fluxcore import backends
 
 GPU_DEVICE_FILES = ("/dev/nvidia0", "/dev/kfd")
+LARGEST_ERROR_NATS = 1e-5  # float32 rounding of an entropy of some nats is far below
 
 
 class Status(Enum):
@@ -35,7 +42,7 @@ class Check:
 
 def all_checks() -> list[Check]:
     """Every check, in the order in which it is shown."""
-    return [*version_checks(), *extension_checks(), *thread_checks(), *gpu_checks(), *extra_checks()]
+    return [*version_checks(), *extension_checks(), *thread_checks(), *gpu_checks(), *backend_checks(), *extra_checks()]
 
 
 def installed_version(distribution: str) -> str | None:
@@ -124,6 +131,50 @@ def _no_gpu(torch_version: str, *, built_for: str | None) -> Check:
         return Check(group="GPU", name="device", value=value, status=Status.BROKEN, remedy=remedy)
     remedy = "nothing needs one: the CPU kernels serve"
     return Check(group="GPU", name="device", value="none", status=Status.ABSENT, remedy=remedy)
+
+
+def backend_checks() -> Iterator[Check]:
+    """Whether each backend of the ops gives the right answer here, on the GPU where there is one."""
+    import torch
+
+    from fluxcore import backends, reference
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        default = backends.resolve_backend(device)
+    except ValueError as error:
+        why, _, remedy = str(error).partition("\n\n")
+        remedy = f"unset FLUXCORE_BACKEND. {remedy}"
+        yield Check(group="backends", name="default", value=why, status=Status.BROKEN, remedy=remedy)
+        default = None
+    logits = torch.linspace(-5, 5, 4 * 1000, device=device).reshape(4, 1000)
+    exact = reference.softmax_stats(logits.double(), outputs=("entropy",)).entropy
+    assert exact is not None
+    for name in get_args(backends.Backend):
+        check = _backend_check(name, logits, exact)
+        yield replace(check, value=f"{check.value} (the default here)") if name == default else check
+
+
+def _backend_check(name: "backends.Backend", logits: "Tensor", exact: "Tensor") -> Check:
+    import fluxcore
+
+    try:
+        with fluxcore.backend(name):
+            entropy = fluxcore.softmax_stats(logits, outputs=("entropy",)).entropy
+    except ValueError as error:
+        why, _, remedy = str(error).partition("\n\n")
+        return Check(group="backends", name=name, value=why, status=Status.ABSENT, remedy=remedy)
+    except (RuntimeError, OSError) as error:  # a compiler or a driver that fails
+        remedy = "the other backends serve; FLUXCORE_BACKEND chooses one"
+        return Check(group="backends", name=name, value=str(error), status=Status.BROKEN, remedy=remedy)
+    assert entropy is not None
+    error_nats = float((entropy.double() - exact).abs().max())
+    value = f"right: softmax_stats is within {error_nats:.1e} nats of float64"
+    if error_nats <= LARGEST_ERROR_NATS:
+        return Check(group="backends", name=name, value=value)
+    value = f"wrong: softmax_stats is off by {error_nats:.1e} nats"
+    remedy = "choose another by FLUXCORE_BACKEND, and report this with the output of `fluxcore doctor --json`"
+    return Check(group="backends", name=name, value=value, status=Status.BROKEN, remedy=remedy)
 
 
 def extra_checks() -> Iterator[Check]:

@@ -3,7 +3,8 @@ from importlib import metadata
 
 from support.command_line import run
 
-from fluxcore import _core
+import fluxcore
+from fluxcore import SoftmaxStats, _core
 from fluxcore.cli import checks
 
 
@@ -70,3 +71,30 @@ def test_the_tables_show_every_check():
     assert result.exit_code == 0
     for check in checks.all_checks():
         assert check.name in result.stdout
+
+
+def test_each_backend_is_tried(monkeypatch):
+    _, found = report()
+    reference = found["backends", "reference"]
+    assert reference["status"] == "ok"
+    assert "right" in reference["value"]
+    assert [name for group, name in found if group == "backends"] == ["triton", "cpp", "reference"]
+
+
+def test_a_backend_that_gives_a_wrong_answer_is_broken(monkeypatch):
+    real = fluxcore.softmax_stats
+
+    def wrong(*arguments, **options):
+        return SoftmaxStats(entropy=real(*arguments, **options).entropy * 1.01)
+
+    monkeypatch.setattr(fluxcore, "softmax_stats", wrong)
+    ok, found = report(exit_code=1)
+    assert not ok
+    assert found["backends", "reference"]["value"].startswith("wrong")
+
+
+def test_a_wrong_backend_in_the_environment_is_broken(monkeypatch):
+    monkeypatch.setenv("FLUXCORE_BACKEND", "abacus")
+    _, found = report(exit_code=1)
+    assert "abacus" in found["backends", "default"]["value"]
+    assert "unset FLUXCORE_BACKEND" in found["backends", "default"]["remedy"]

@@ -1,10 +1,10 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from support.html import Elements, external_references
 from support.runs import write_run
 
 from fluxcore.report import build, provenance
@@ -13,43 +13,6 @@ from fluxcore.report.heat import Piece, ScoredText
 from fluxcore.report.page import format_count, format_duration
 from fluxcore.report.runs import read_run
 from fluxcore.report.theme import COLOURS, SERIES
-
-VOID = {"meta", "br", "link", "img", "input", "hr"}
-
-
-class Elements(HTMLParser):
-    """Collects tags and attributes, and fails on tags that do not nest."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.ids = [], [], [], []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.ids += [value for name, value in attrs if name == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def external_references(html):
-    """Whatever would make a browser ask another machine, or another file."""
-    elements = Elements(html)
-    references = [v for n, v in elements.attributes if n in ("src", "href", "xlink:href", "srcset", "action", "data")]
-    references += re.findall(r"url\(\s*['\"]?([^)'\"]*)", html) + re.findall(r"@import[^;]*", html)
-    return [reference for reference in references if not reference.startswith("#")] + re.findall(
-        r"https?:[^\s<]*", html
-    )
 
 
 @pytest.fixture
@@ -74,6 +37,7 @@ def page_of(runs, folder, **options):
 def test_the_page_needs_nothing_but_itself(runs, tmp_path):
     _, html = page_of(runs, tmp_path / "out")
     assert external_references(html) == []
+    assert re.findall(r"https?:", html) == []
     assert {"script", "link", "img", "iframe"} & set(Elements(html).tags) == set()
 
 

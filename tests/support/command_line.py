@@ -16,3 +16,10 @@ def fails(*arguments: object) -> str:
     assert result.exit_code == 1, result.output
     assert result.stderr.startswith("error: ")
     return result.stderr
+
+
+def succeeds(*arguments: object) -> str:
+    """What is printed on standard output by a command that must end with exit code 0."""
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout

@@ -1,0 +1,21 @@
+"""`fluxcore verify`: read and check every byte of a data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(data: Annotated[Path, typer.Argument(help="Folder of the data set.")]) -> None:
+    """Check every byte of a data set against its checksums; exit code 1 at the first fault."""
+    import fluxcore.data
+    from fluxcore.cli.progress import progress_bar
+    from fluxcore.data.progress import Progress
+
+    ds = fluxcore.data.open(data)
+    with progress_bar("verifying") as progress:
+        report = ds.verify(progress=lambda done, total: progress(Progress(done, total, done * ds.chunk_tokens)))
+    typer.echo(
+        f"{data}: sound, every byte: {report.chunks:,} chunks, {report.tokens:,} tokens, {report.bytes:,} bytes"
+        f" in {report.shards:,} shards and {report.sidecars:,} sidecars"
+    )
