@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 #include "data/errors.hpp"
 
@@ -48,8 +49,8 @@ std::size_t first_foreign(std::span<const std::byte> bytes, TokenType type, std:
 
 }  // namespace
 
-ShardSet::ShardSet(const std::filesystem::path& folder, const SetSpec& spec, const std::vector<ShardEntry>& entries)
-    : spec_(spec) {
+ShardSet::ShardSet(const std::filesystem::path& folder, SetSpec spec, const std::vector<ShardEntry>& entries)
+    : spec_(std::move(spec)) {
   // Absolute, because files are mapped later and the working folder may change.
   const std::filesystem::path root = std::filesystem::absolute(folder);
   shards_.reserve(entries.size());

@@ -53,7 +53,7 @@ class ShardSet {
  public:
   // Opens every listed shard and checks it against its entry; maps none of them.
   // Throws FileError, CorruptShard, UnsupportedFormat.
-  ShardSet(const std::filesystem::path& folder, const SetSpec& spec, const std::vector<ShardEntry>& entries);
+  ShardSet(const std::filesystem::path& folder, SetSpec spec, const std::vector<ShardEntry>& entries);
 
   [[nodiscard]] std::uint64_t chunk_count() const noexcept { return bases_.back(); }
   [[nodiscard]] std::uint32_t chunk_tokens() const noexcept { return spec_.chunk_tokens; }

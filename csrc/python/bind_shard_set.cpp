@@ -56,7 +56,7 @@ py::tuple gather(const data::ShardSet& set, const Ids& ids, const std::string& o
     const py::gil_scoped_release release;
     set.gather(chunk_ids, where, verify);
   }
-  return py::make_tuple(std::move(tokens), std::move(target_array));
+  return py::make_tuple(std::move(tokens), target_array);
 }
 
 // One shard's column; a shard without `valid_len` has only full chunks.
