@@ -10,6 +10,7 @@
 #include <concepts>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "common/dtype.hpp"
 
@@ -35,12 +36,20 @@ inline constexpr int kVectorBytes = 16;
 #endif
 
 template <class T>
+  requires std::is_arithmetic_v<T>
 struct VecOf {
   using type [[gnu::vector_size(kVectorBytes)]] = T;
+};
+template <class T>
+struct HalfVecOf {
+  using type [[gnu::vector_size(kVectorBytes / 2)]] = T;
 };
 // C is float or double; arithmetic on vectors is the compiler's own.
 template <class C>
 using Vec = typename VecOf<C>::type;
+// Half a register: as many lanes as Vec has of a type twice as wide.
+template <class T>
+using HalfVec = typename HalfVecOf<T>::type;
 template <class C>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
 
@@ -71,35 +80,39 @@ inline To bits_as(From from) {
 template <class C>
 inline Vec<C> max_or_second(Vec<C> a, Vec<C> b) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(C) == 4)
+  if constexpr (sizeof(C) == 4) {
     return _mm512_max_ps(a, b);
-  else
+  } else {
     return _mm512_max_pd(a, b);
+  }
 #elif defined(__AVX2__)
-  if constexpr (sizeof(C) == 4)
+  if constexpr (sizeof(C) == 4) {
     return _mm256_max_ps(a, b);
-  else
+  } else {
     return _mm256_max_pd(a, b);
+  }
 #else
   return a > b ? a : b;
 #endif
 }
 
 template <class C>
-inline bool any_greater(Vec<C> a, Vec<C> b) {
+inline bool any_at_least(Vec<C> a, Vec<C> b) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(C) == 4)
-    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
-  else
-    return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) != 0;
+  if constexpr (sizeof(C) == 4) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ) != 0;
+  } else {
+    return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ) != 0;
+  }
 #elif defined(__AVX2__)
-  if constexpr (sizeof(C) == 4)
-    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0;
-  else
-    return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ)) != 0;
+  if constexpr (sizeof(C) == 4) {
+    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)) != 0;
+  } else {
+    return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GE_OQ)) != 0;
+  }
 #else
   for (int lane = 0; lane < kLanes<C>; ++lane) {
-    if (a[lane] > b[lane]) return true;
+    if (a[lane] >= b[lane]) return true;
   }
   return false;
 #endif
@@ -113,11 +126,19 @@ inline C lane_max(Vec<C> v) {
 }
 
 // Lanes are added in double: what a row adds up from its blocks keeps every bit of them.
-template <class C>
-inline double lane_sum(Vec<C> v) {
+inline double lane_sum(Vec<double> v) {
   double sum = 0.0;
-  for (int lane = 0; lane < kLanes<C>; ++lane) sum += static_cast<double>(v[lane]);
+  for (int lane = 0; lane < kLanes<double>; ++lane) sum += v[lane];
   return sum;
+}
+
+inline double lane_sum(Vec<float> v) {
+  struct Halves {
+    HalfVec<float> low;
+    HalfVec<float> high;
+  };
+  const auto halves = bits_as<Halves>(v);
+  return lane_sum(__builtin_convertvector(halves.low, Vec<double>) + __builtin_convertvector(halves.high, Vec<double>));
 }
 
 // --- 16-bit numbers, one at a time -----------------------------------------------------------------------------------
@@ -171,13 +192,8 @@ inline Vec<C> load(const C* from) {
   return v;
 }
 
-struct HalfVecOf {
-  using type [[gnu::vector_size(kVectorBytes / 2)]] = std::uint16_t;
-};
-using HalfVec = HalfVecOf::type;
-
 inline Vec<float> load(const BFloat16* from) {
-  HalfVec half;
+  HalfVec<std::uint16_t> half;
   std::memcpy(&half, from, sizeof(half));
   return bits_as<Vec<float>>(__builtin_convertvector(half, Vec<std::uint32_t>) << 16);
 }
@@ -203,7 +219,7 @@ inline void store(Vec<float> v, BFloat16* to) {
   const auto bits = bits_as<Vec<std::uint32_t>>(v);
   const Vec<std::uint32_t> rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
   const Vec<std::uint32_t> quiet = (bits >> 16) | 0x40U;
-  const auto half = __builtin_convertvector(v != v ? quiet : rounded, HalfVec);
+  const auto half = __builtin_convertvector(v != v ? quiet : rounded, HalfVec<std::uint16_t>);
   std::memcpy(to, &half, sizeof(half));
 }
 

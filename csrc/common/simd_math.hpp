@@ -4,6 +4,7 @@
 // compiles.
 
 #include <cmath>
+#include <numbers>
 
 #include "common/simd.hpp"
 
@@ -52,10 +53,11 @@ class Exp<float> {
  public:
   Vec<float> operator()(Vec<float> z, Vec<float>& clamped) const {
     clamped = max_or_second<float>(splat(-88.0296919F), z);  // -127 ln 2
-    const Vec<float> shifted = clamped * 1.44269504F + kRoundMagic<float>;
+    const Vec<float> shifted = clamped * std::numbers::log2e_v<float> + kRoundMagic<float>;
     const Vec<float> n = shifted - kRoundMagic<float>;
     // ln 2 in two parts, of which n times the first is exact.
-    const Vec<float> r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
+    // NOLINTNEXTLINE(modernize-use-std-numbers)
+    const Vec<float> r = (clamped - n * 0x1.63p-1F) + n * 2.12194440e-4F;
     const Vec<float> tail = 0.166665201F + r * (0.0416683943F + r * (0.00836878062F + r * 0.00138144648F));
     const Vec<float> p = 1.0F + r * (1.0F + r * (0.499999934F + r * tail));
     const auto power = (bits_as<Vec<std::int32_t>>(shifted) << 23) + 0x3f800000;
@@ -69,9 +71,10 @@ class Exp<double> {
  public:
   Vec<double> operator()(Vec<double> z, Vec<double>& clamped) const {
     clamped = max_or_second<double>(splat(-709.089565712824), z);  // -1023 ln 2
-    const Vec<double> shifted = clamped * 1.4426950408889634 + kRoundMagic<double>;
+    const Vec<double> shifted = clamped * std::numbers::log2e + kRoundMagic<double>;
     const Vec<double> n = shifted - kRoundMagic<double>;
-    const Vec<double> r = (clamped - n * 0.693145751953125) - n * 1.42860682030941723212e-6;
+    // NOLINTNEXTLINE(modernize-use-std-numbers): the first of two parts, as above
+    const Vec<double> r = (clamped - n * 0x1.62e4p-1) - n * 1.42860682030941723212e-6;
     Vec<double> p = splat(kInverseFactorials[13]);
     for (int i = 12; i >= 0; --i) p = kInverseFactorials[i] + r * p;
     const auto power = (bits_as<Vec<std::int64_t>>(shifted) << 52) + 0x3ff0000000000000;

@@ -41,10 +41,10 @@ struct Sums {
 // they have nearly all the mass; all others are in `sums` with z = (c - value[0]) / temperature. sums.s is NaN if the
 // row has a NaN, and may be if it has several +inf.
 struct RowScan {
-  int keep = 1;                  // in: 1 to kMaxTopK
-  int kept = 0;                  // min(keep, classes), less where a row has NaN
-  double value[kMaxTopK];        // c, falling; equal ones by index
-  std::int64_t index[kMaxTopK];  // their classes
+  int keep = 1;                       // in: 1 to kMaxTopK
+  int kept = 0;                       // min(keep, classes), less where a row has NaN
+  double value[kMaxTopK] = {};        // c, falling; equal ones by index
+  std::int64_t index[kMaxTopK] = {};  // their classes
   Sums sums;
 };
 

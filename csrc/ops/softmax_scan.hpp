@@ -51,11 +51,13 @@ template <class T, class C>
 std::int64_t fill_scratch(const T* x, std::int64_t n, const LogitTransform& transform, C* scratch) {
   const std::int64_t padded = (n + kGroup<C> - 1) / kGroup<C> * kGroup<C>;
   std::int64_t i = 0;
-  for (; i + kLanes<C> <= n; i += kLanes<C>) store<C>(load(x + i), scratch + i);
+  for (; i + kLanes<C> <= n; i += kLanes<C>) {
+    store<C>(load(x + i), scratch + i);
+  }
   for (; i < padded; ++i) scratch[i] = i < n ? to_compute(x[i]) : static_cast<C>(-HUGE_VAL);
   if (transform.softcap > 0) {
-    for (i = 0; i < padded; i += kLanes<C>)
-      store<C>(softcap(load(scratch + i), static_cast<C>(transform.softcap)), scratch + i);
+    const C cap = static_cast<C>(transform.softcap);
+    for (i = 0; i < padded; i += kLanes<C>) store<C>(softcap(load(scratch + i), cap), scratch + i);
     for (i = n; i < padded; ++i) scratch[i] = static_cast<C>(-HUGE_VAL);
   }
   return padded;
@@ -64,13 +66,14 @@ std::int64_t fill_scratch(const T* x, std::int64_t n, const LogitTransform& tran
 // Largest of whole groups; NaN does not count.
 template <class C, class Src>
 C block_max(const Src* x, std::int64_t n) {
-  Vec<C> a = splat(static_cast<C>(-HUGE_VAL));
-  Vec<C> b = a;
-  for (std::int64_t i = 0; i < n; i += kGroup<C>) {
-    a = max_or_second<C>(load(x + i), a);
-    b = max_or_second<C>(load(x + i + kLanes<C>), b);
+  Vec<C> top[4];
+  for (auto& lanes : top) lanes = splat(static_cast<C>(-HUGE_VAL));
+  std::int64_t i = 0;
+  for (; i + 2 * kGroup<C> <= n; i += 2 * kGroup<C>) {
+    for (int k = 0; k < 4; ++k) top[k] = max_or_second<C>(load(x + i + k * kLanes<C>), top[k]);
   }
-  return lane_max<C>(max_or_second<C>(a, b));
+  for (; i < n; i += kLanes<C>) top[0] = max_or_second<C>(load(x + i), top[0]);
+  return lane_max<C>(max_or_second<C>(max_or_second<C>(top[0], top[1]), max_or_second<C>(top[2], top[3])));
 }
 
 // Asks for the lines of the block after this one, while this one is computed.
@@ -126,44 +129,41 @@ void add_groups(const Src* x, std::int64_t n, C largest, const LogitTransform& t
     }
     block += chain;
   }
-  Sums added = {.s = lane_sum<C>(block.s[0] + block.s[1])};
-  if constexpr (Moments >= 1) {
-    const double t = lane_sum<C>(block.t[0] + block.t[1]);
-    added.t = t + static_cast<double>(centre) * added.s;
-    if (Moments == 2 && added.s > 0.0) {
-      const double off_mean = t * (t / added.s);
-      const double m2 = lane_sum<C>(block.q[0] + block.q[1]) - off_mean;
-      added.m2 = m2 > 0.0 ? m2 : 0.0;
-    }
-  }
-  sums.add(added);
+  const double s = lane_sum(block.s[0] + block.s[1]);
+  const double t = Moments >= 1 ? lane_sum(block.t[0] + block.t[1]) : 0.0;
+  const double about_mean = Moments == 2 && s > 0.0 ? lane_sum(block.q[0] + block.q[1]) - t * (t / s) : 0.0;
+  sums.add({.s = s, .t = t + static_cast<double>(centre) * s, .m2 = about_mean > 0.0 ? about_mean : 0.0});
 }
 
-// Adds whole groups to the row's sums. z^2 e^z is summed about a centre near the mean of z: about 0 the rounding of
+// A value near the mean of z, from every eighth group of a long block.
+template <bool Scaled, class C, class Src>
+C sample_mean(const Src* x, std::int64_t n, C largest, const LogitTransform& transform) {
+  Sums sample;
+  if (n <= 32 * kGroup<C>) {
+    add_groups<1, Scaled, 1>(x, n, largest, transform, C{}, sample);
+  } else {
+    add_groups<1, Scaled, 8>(x, n, largest, transform, C{}, sample);
+  }
+  return static_cast<C>(sample.mean());
+}
+
+// Adds whole groups to the row's sums. The spread is summed about a centre near the mean of z: about 0 the rounding of
 // each product would be magnified by mean^2 / varentropy. The row so far knows the mean, unless this block has a new
-// largest element; then a sample of the block tells.
+// largest element.
 template <int Moments, bool Scaled, class C, class Src>
 void add_block(const Src* x, std::int64_t n, C largest, bool is_new, const LogitTransform& transform, Sums& sums) {
-  double centre = 0.0;
   if constexpr (Moments == 2) {
-    Sums sample = sums;
-    if (is_new) {
-      sample = {};
-      if (n <= 32 * kGroup<C>) {
-        add_groups<1, Scaled, 1>(x, n, largest, transform, C{}, sample);
-      } else {
-        add_groups<1, Scaled, 8>(x, n, largest, transform, C{}, sample);
-      }
-    }
-    centre = sample.mean();
+    const C centre = is_new ? sample_mean<Scaled>(x, n, largest, transform) : static_cast<C>(sums.mean());
+    add_groups<2, Scaled, 1>(x, n, largest, transform, centre, sums);
+  } else {
+    add_groups<Moments, Scaled, 1>(x, n, largest, transform, C{}, sums);
   }
-  add_groups<Moments, Scaled, 1>(x, n, largest, transform, static_cast<C>(centre), sums);
 }
 
 // The elements that offers pushed out of the list, if they came from earlier blocks.
 struct Evicted {
   int count = 0;
-  double value[kMaxTopK];
+  double value[kMaxTopK] = {};
 };
 
 inline void add_element(double value, const LogitTransform& transform, RowScan& row) {
@@ -189,18 +189,21 @@ inline void offer(double value, std::int64_t index, std::int64_t block_begin, Ro
   row.index[place] = index;
 }
 
-template <class C, class Src>
-void offer_block(const Src* x, std::int64_t n, std::int64_t begin, RowScan& row, Evicted& evicted) {
+// Offers all elements that could have a place; `top` is the largest of the block.
+template <class C>
+void offer_block(const C* x, std::int64_t n, C top, std::int64_t begin, RowScan& row, Evicted& evicted) {
+  // The analyzer does not see that fill_scratch has written x[0, n).
+  // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage)
+  const auto offer_at = [&](std::int64_t j) { offer(static_cast<double>(x[j]), begin + j, begin, row, evicted); };
+  const bool only_top = row.keep == 1;
   std::int64_t i = 0;
-  for (; i < n && row.kept < row.keep; ++i)
-    offer(static_cast<double>(to_compute(x[i])), begin + i, begin, row, evicted);
-  while (i < n) {
+  while (i < n && row.kept < row.keep) offer_at(i++);
+  for (; i < n; i += kLanes<C>) {
     const std::int64_t stop = i + kLanes<C> <= n ? i + kLanes<C> : n;
-    if (stop - i < kLanes<C> || any_greater<C>(load(x + i), splat(static_cast<C>(row.value[row.keep - 1])))) {
-      for (std::int64_t j = i; j < stop; ++j)
-        offer(static_cast<double>(to_compute(x[j])), begin + j, begin, row, evicted);
-    }
-    i = stop;
+    const C threshold = only_top ? top : static_cast<C>(row.value[row.keep - 1]);
+    if (stop - i == kLanes<C> && !any_at_least<C>(load(x + i), splat(threshold))) continue;
+    for (std::int64_t j = i; j < stop; ++j) offer_at(j);
+    if (only_top && row.value[0] == static_cast<double>(top)) return;
   }
 }
 
@@ -214,25 +217,36 @@ inline void rescale(double old_largest, double new_largest, const LogitTransform
   sums.s *= a;
 }
 
-// Offers a block to the list and brings the sums in line with it; true if the block holds an element kept out.
-template <class C, class Src>
-bool update_kept(const Src* x, std::int64_t n, std::int64_t begin, const LogitTransform& transform, RowScan& row) {
+// Offers a block to the list, brings the sums in line with it, and cuts from the block what is kept out.
+template <class C>
+void update_kept(C* scratch, std::int64_t n, C top, std::int64_t begin, const LogitTransform& transform, RowScan& row) {
   Evicted evicted;
   const double old_largest = row.value[0];
-  offer_block<C>(x, n, begin, row, evicted);
+  offer_block(scratch, n, top, begin, row, evicted);
   rescale(old_largest, row.value[0], transform, row.sums);
   for (int k = 0; k < evicted.count; ++k) add_element(evicted.value[k], transform, row);
   for (int k = 0; k < row.kept; ++k) {
-    if (row.index[k] >= begin) return true;
+    if (row.index[k] >= begin) scratch[row.index[k] - begin] = static_cast<C>(-HUGE_VAL);
   }
-  return false;
+}
+
+// Elements of the block at `begin`: whole groups where they are read in place, and in a long row a first block that
+// ends where vectors are aligned.
+template <class T>
+std::int64_t block_length(const T* x, std::int64_t begin, std::int64_t classes) {
+  constexpr std::int64_t kGroupOfT = kGroup<ComputeType<T>>;
+  if (begin == 0 && classes > 2 * kBlock) {
+    const auto past_line = bits_as<std::uintptr_t>(x) % 64 / sizeof(T);
+    return kBlock - static_cast<std::int64_t>(past_line);
+  }
+  const std::int64_t n = classes - begin < kBlock ? classes - begin : kBlock;
+  return n > kGroupOfT ? n - n % kGroupOfT : n;
 }
 
 template <class T, int Moments, bool Scaled>
 void scan_row(const void* data, std::int64_t classes, const LogitTransform& transform, RowScan& row) {
   using C = ComputeType<T>;
   const T* x = static_cast<const T*>(data);
-  const bool cap = transform.softcap > 0;
   alignas(64) C scratch[kBlock];
   row.kept = 0;
   row.value[0] = -HUGE_VAL;
@@ -240,26 +254,19 @@ void scan_row(const void* data, std::int64_t classes, const LogitTransform& tran
   std::int64_t n = 0;
   for (std::int64_t begin = 0; begin < classes; begin += n) {
     const T* block = x + begin;
-    n = classes - begin < kBlock ? classes - begin : kBlock;
-    if (n > kGroup<C>) n -= n % kGroup<C>;
-    bool is_new = false;
-    bool in_scratch = cap || n < kGroup<C>;
+    n = block_length(x, begin, classes);
     std::int64_t padded = n;
+    // In place unless elements are to be changed: by the softcap, by padding, or, as in every first block, kept out.
+    bool in_scratch = transform.softcap > 0 || begin == 0 || n % kGroup<C> != 0;
     if (in_scratch) padded = fill_scratch(block, n, transform, scratch);
-
     const C top = in_scratch ? block_max<C>(scratch, padded) : block_max<C>(block, n);
+    bool is_new = begin == 0;
     if (row.kept < row.keep || static_cast<double>(top) > row.value[row.keep - 1]) {
+      if (!in_scratch) padded = fill_scratch(block, n, transform, scratch);
+      in_scratch = true;
       const double old_largest = row.value[0];
-      const bool holds_kept = in_scratch ? update_kept<C>(scratch, n, begin, transform, row)
-                                         : update_kept<C>(block, n, begin, transform, row);
-      is_new = begin == 0 || row.value[0] != old_largest;
-      if (holds_kept) {
-        if (!in_scratch) padded = fill_scratch(block, n, transform, scratch);
-        in_scratch = true;
-        for (int k = 0; k < row.kept; ++k) {
-          if (row.index[k] >= begin) scratch[row.index[k] - begin] = static_cast<C>(-HUGE_VAL);
-        }
-      }
+      update_kept(scratch, n, top, begin, transform, row);
+      is_new |= row.value[0] != old_largest;
     }
     // A finite stand-in while all is -inf (or NaN): e^(-inf - -inf) would be NaN.
     C largest = static_cast<C>(row.value[0]);

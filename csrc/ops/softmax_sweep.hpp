@@ -23,7 +23,7 @@ class Gradient {
         c_(static_cast<C>(sweep.c)) {}
 
   template <bool Capped>
-  Vec<C> at(Vec<C> x) const {
+  [[nodiscard]] Vec<C> at(Vec<C> x) const {
     const Vec<C> capped = Capped ? softcap(x, cap_) : x;
     Vec<C> z = temperature_.divide(capped - largest_);
     const Vec<C> e = exp_(z, z);

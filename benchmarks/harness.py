@@ -1,0 +1,203 @@
+"""How a contender is checked and timed. A benchmark file lists `Case`s; `run_case` turns each into rows.
+
+A case checks the answers first: ours must be right, a rival that is wrong gets no time. It then times every contender
+next to a physical floor, measured in the same run: `x.sum()` for an op that reads its input once on a CPU, a copy for
+all others. Rates count the bytes that the op must move, so that a contender which moves more is slower, not busier.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from benchmarks.environment import environment, peak_memory_mb
+
+Answer = Mapping[str, Tensor]
+OURS = "fluxcore"
+
+
+class Floor(Enum):
+    """What the machine cannot do faster."""
+
+    SUM = "sum"
+    """The rate of `x.sum()`: bytes read."""
+    COPY = "copy"
+    """The rate of a copy: bytes read plus bytes written."""
+
+
+class WrongAnswerError(AssertionError):
+    """A contender's answer is further from the truth than the case allows."""
+
+
+class NotInstalledError(Exception):
+    """A rival's package is missing; raised by the contender's `prepare`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One op at one shape; contenders get the inputs and return named tensors."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    inputs: Callable[[torch.device], tuple[Tensor, ...]]
+    """Makes the inputs, rows first; the first one feeds the floor."""
+    contenders: Mapping[str, Callable[[], Callable[..., Answer]]]
+    """Each prepares a callable (compiles, imports; may raise NotInstalledError). Ours is named `fluxcore`."""
+    truth: Callable[..., Answer]
+    """Same arguments; the answer in float64."""
+    tolerance: float
+    """Greatest error of any answer, relative to the largest |truth| of its name."""
+    bytes_moved: int
+    """Bytes that the op must read and write."""
+    flop: int | None = None
+    floor: Floor = Floor.COPY
+    check_rows: int = 32
+    """Rows on which the answers are checked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One contender's result; times in milliseconds, rates in 1e9 bytes (1e12 FLOP) a second."""
+
+    case: str
+    contender: str
+    shape: tuple[int, ...]
+    dtype: str
+    status: str
+    """`ok`, `not installed` or `wrong answer: ...`; only `ok` has figures."""
+    p20_ms: float | None = None
+    p50_ms: float | None = None
+    p80_ms: float | None = None
+    gb_per_s: float | None = None
+    tflop_per_s: float | None = None
+    floor: str | None = None
+    floor_gb_per_s: float | None = None
+    floor_share: float | None = None
+    peak_mb: float | None = None
+    """Memory that a call takes beyond its inputs; None where the system does not tell."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_case(case: Case, device: torch.device, budget_s: float = 1.0) -> list[Row]:
+    """Check and time all contenders.
+
+    Raises:
+        WrongAnswerError: our own answer is wrong.
+    """
+    inputs = case.inputs(device)
+    floor = floor_call(case, inputs[0])
+    rows = []
+    for name in case.contenders:
+        status, call = admit(case, name, inputs)
+        facts = {"case": case.name, "contender": name, "shape": case.shape, "dtype": str(case.dtype).split(".")[-1]}
+        facts |= {"status": status, "environment": environment(device)}
+        if call is not None:
+            floor_times = time_call(floor, device, budget_s / 4)
+            times = time_call(lambda call=call: call(*inputs), device, budget_s)
+            peak_mb = peak_memory_mb(lambda call=call: call(*inputs), device)
+            facts |= figures(case, times, floor_times, floor_bytes(case, inputs[0])) | {"peak_mb": peak_mb}
+        rows.append(Row(**facts))
+    return rows
+
+
+def admit(case: Case, name: str, inputs: tuple[Tensor, ...]) -> tuple[str, Callable[..., Answer] | None]:
+    """Prepare and check one contender: its status, and the callable if it may run."""
+    try:
+        call = case.contenders[name]()
+    except NotInstalledError as error:
+        return f"not installed: {error}", None
+    sample = tuple(x[: case.check_rows] for x in inputs)
+    error = check_answer(call(*sample), case.truth(*sample), case.tolerance)
+    if error is None:
+        return "ok", call
+    if name == OURS:
+        raise WrongAnswerError(f"{case.name}: {error}")
+    return f"wrong answer: {error}", None
+
+
+def check_answer(answer: Answer, truth: Answer, tolerance: float) -> str | None:
+    """What is wrong with `answer`, or None. A contender may leave out names, but must give at least one."""
+    if not answer or not answer.keys() <= truth.keys():
+        return f"gives {sorted(answer)}, expected some of {sorted(truth)}"
+    for name, value in answer.items():
+        exact = truth[name]
+        if value.shape != exact.shape:
+            return f"{name} has shape {tuple(value.shape)}, expected {tuple(exact.shape)}"
+        error = ((value.double() - exact).abs().max() / exact.abs().max().clamp_min(1e-300)).item()
+        if not error <= tolerance:
+            return f"{name} is off by {error:.1e}, allowed {tolerance:.1e}"
+    return None
+
+
+def time_call(call: Callable[[], object], device: torch.device, budget_s: float) -> list[float]:
+    """Seconds of single calls, sorted: as many as fit the budget, at least 5 and at most 200, after a warm-up."""
+    timed = _time_cuda if device.type == "cuda" else _time_cpu
+    first = max(timed(call), timed(call), 1e-7)
+    return sorted(timed(call) for _ in range(min(200, max(5, math.ceil(budget_s / first)))))
+
+
+def _time_cpu(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _time_cuda(call: Callable[[], object]) -> float:
+    # Overwriting more than the L2 cache holds makes every call read from memory, as it would inside a model.
+    torch.empty(256 << 20, dtype=torch.int8, device="cuda").zero_()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The value below which `share` of the sorted list lies, by linear interpolation."""
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def figures(case: Case, times: list[float], floor_times: list[float], floor_moved: int) -> dict[str, object]:
+    """Percentiles, rates and share of the floor, from sorted seconds."""
+    p20, p50, p80 = (percentile(times, share) for share in (0.2, 0.5, 0.8))
+    rate = case.bytes_moved / p50 / 1e9
+    floor_rate = floor_moved / percentile(floor_times, 0.5) / 1e9
+    return {
+        "p20_ms": p20 * 1e3,
+        "p50_ms": p50 * 1e3,
+        "p80_ms": p80 * 1e3,
+        "gb_per_s": rate,
+        "tflop_per_s": None if case.flop is None else case.flop / p50 / 1e12,
+        "floor": case.floor.value,
+        "floor_gb_per_s": floor_rate,
+        "floor_share": rate / floor_rate,
+    }
+
+
+def floor_call(case: Case, x: Tensor) -> Callable[[], object]:
+    """The call whose rate is the floor, on an input of the case's own size."""
+    if case.floor is Floor.SUM:
+        return x.sum
+    source = x.detach().reshape(-1)
+    # A copy moves two bytes a byte: of half the elements if that is what the op moves.
+    source = source[: max(1, floor_bytes(case, x) // (2 * x.element_size()))]
+    out = torch.empty_like(source)
+    return lambda: out.copy_(source)
+
+
+def floor_bytes(case: Case, x: Tensor) -> int:
+    """Bytes that the floor's call moves."""
+    size = x.numel() * x.element_size()
+    if case.floor is Floor.SUM:
+        return size
+    elements = min(case.bytes_moved, 2 * size) // (2 * x.element_size())
+    return max(1, elements) * 2 * x.element_size()

@@ -1,0 +1,1 @@
+"""One file an op: `bench_<op>.py` with its `cases(device)`."""
