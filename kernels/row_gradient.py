@@ -34,13 +34,14 @@ MAX_SPLITS = 1 << 16  # the second grid dimension
 @triton.jit
 def upstream(grads_ptr, rows, N, like, OUTPUTS: tl.constexpr, BIT: tl.constexpr):
     # Upstream gradient [ROWS] of the output whose bit is BIT; 0 where it was not asked for.
+    grad = tl.zeros_like(like)
     if OUTPUTS & BIT:
         index = 0
         for lower in tl.static_range(6):
             if (OUTPUTS & (BIT - 1)) >> lower & 1:
                 index += 1
-        return tl.load(grads_ptr + index * tl.cast(N, tl.int64) + rows)
-    return tl.zeros_like(like)
+        grad = tl.load(grads_ptr + index * tl.cast(N, tl.int64) + rows)
+    return grad
 
 
 @triton.jit
@@ -206,7 +207,7 @@ def launch_softmax_stats_bwd(
     if outputs == 0 or N == 0:
         return
     layout = row_layout(x)
-    plan = plan_rows(N, V, x.element_size(), programs_to_fill(x.device), MAX_SPLITS)
+    plan = plan_rows(N, V, x.element_size(), layout.edges, programs_to_fill(x.device), MAX_SPLITS)
     with on_device(x):
         softmax_stats_bwd_kernel[plan.grid](
             layout.base, argmax if target is None else target, grads, argmax, state, top_index, dx,

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-NUM_WARPS = 4
-THREADS = 32 * NUM_WARPS
+NUM_WARPS = 4 if torch.version.hip is None else 2
+THREADS = 128
 NO_COLUMN = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.44269502162933349609375)  # in float32
 LOG2_E_REST = tl.constexpr(1.925963033500848e-8)
@@ -57,16 +57,19 @@ def row_layout(x: Tensor) -> RowLayout:
     return RowLayout(base, offset, vec, bool(offset or x.stride(0) % vec or x.shape[1] % vec))
 
 
-def plan_rows(N: int, V: int, element_size: int, programs_wanted: int, max_splits: int) -> RowPlan:
+def plan_rows(N: int, V: int, element_size: int, edges: bool, programs_wanted: int, max_splits: int) -> RowPlan:
     """Choose the launch for N rows of V classes.
 
     `programs_wanted` is how many programs fill the device; rows are split when there are fewer rows than half of that.
+    A short row is given few lanes of up to 64 elements (16 in float64), because what is done once a row costs as much
+    as dozens of elements.
     """
     vec = 16 // element_size
     vectors = V // vec
-    whole_row = 2048 if element_size < 8 else 1024  # 64 (32 float64) elements a lane still fit in registers
-    if whole_row >= V:
-        lanes = min(32, max(2 * vec, triton.next_power_of_2(vectors)))
+    per_lane = 16 if element_size == 8 else 64
+    if 32 * per_lane >= V:
+        lanes = triton.next_power_of_2(triton.cdiv(V, per_lane))
+        lanes = max(lanes, 2 * vec) if edges else lanes
         depth = triton.next_power_of_2(max(1, triton.cdiv(vectors, lanes)))
         rows = THREADS // lanes
         return RowPlan("rows", rows, lanes, depth, 1, (triton.cdiv(N, rows), 1), 1)
@@ -99,17 +102,13 @@ def on_device(x: Tensor) -> AbstractContextManager[object]:
 @triton.jit
 def lowest(x):
     # The lowest finite value of x's type: the maximum of nothing, with which -inf logits never win.
-    if x.dtype == tl.float64:
-        return tl.cast(-1.7976931348623157e308, tl.float64)
-    return tl.cast(-3.4028234663852886e38, tl.float32)
+    return tl.full((), -1.7976931348623157e308 if x.dtype == tl.float64 else -3.4028234663852886e38, x.dtype)
 
 
 @triton.jit
 def exp(z):
     # e^z for z <= 0, exactly 0 for -inf; NaN stays. One multiplication and one special-function instruction in float32.
-    if z.dtype == tl.float64:
-        return tl.exp(z)
-    return tl.exp2(z * LOG2_E)
+    return tl.exp(z) if z.dtype == tl.float64 else tl.exp2(z * LOG2_E)
 
 
 @triton.jit
@@ -122,9 +121,7 @@ def log1p(s):
 @triton.jit
 def centred(x, m):
     # x - m, cut where e^(x-m) is 0 anyway: so -inf * 0 never arises, and NaN stays NaN.
-    if x.dtype == tl.float64:
-        return tl.maximum(x - m, -2000.0, propagate_nan=tl.PropagateNan.ALL)
-    return tl.maximum(x - m, -200.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x - m, -2000.0 if x.dtype == tl.float64 else -200.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -167,11 +164,12 @@ def transform(x, scale, softcap, TRANSFORM: tl.constexpr):
 def row_bounds(rows, row_stride, offset, V, VEC: tl.constexpr, EDGES: tl.constexpr):
     # Of each row [ROWS]: its first element, the first vector of its body and how many of those, from the base. int64.
     begin = rows.to(tl.int64) * row_stride + offset
+    first = begin // VEC
+    count = tl.zeros_like(first) + V // VEC
     if EDGES:
         first = (begin + (VEC - 1)) // VEC
-        return begin, first, tl.maximum((begin + V) // VEC - first, 0)
-    first = begin // VEC
-    return begin, first, tl.zeros_like(first) + V // VEC
+        count = tl.maximum((begin + V) // VEC - first, 0)
+    return begin, first, count
 
 
 @triton.jit
@@ -188,22 +186,28 @@ def body_offsets(vectors, VEC: tl.constexpr):
 
 
 @triton.jit
-def load_body(x_ptr, first, count, tile, VEC: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr):
-    # A tile of each row's body [LANES, ROWS, DEPTH, VEC], -inf past its end; float32 at least.
+def load_body(
+    x_ptr, first, count, tile, VEC: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr, WHOLE: tl.constexpr = False
+):
+    # A tile of each row's body [LANES, ROWS, DEPTH, VEC], float32 at least; -inf past its end, or WHOLE: all inside.
     vectors = body_tile(tile, DEPTH, LANES)
     start = (x_ptr + first * VEC)[None, :, None, None]
-    inside = (vectors < count[None, :, None])[:, :, :, None]
-    return widen(tl.load(start + body_offsets(vectors, VEC), mask=inside, other=-float("inf")))
+    places = start + body_offsets(vectors, VEC)
+    if WHOLE:
+        x = tl.load(places)
+    else:
+        x = tl.load(places, mask=(vectors < count[None, :, None])[:, :, :, None], other=-float("inf"))
+    return widen(x)
 
 
 @triton.jit
 def load_logits(
     x_ptr, first, count, tile, scale, softcap,
-    TRANSFORM: tl.constexpr, VEC: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr,
+    TRANSFORM: tl.constexpr, VEC: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr, WHOLE: tl.constexpr = False,
 ):  # fmt: skip
-    # A tile of each row's transformed body, -inf past its end.
-    x = transform(load_body(x_ptr, first, count, tile, VEC, DEPTH, LANES), scale, softcap, TRANSFORM)
-    if TRANSFORM == 2:  # a softcap lifts -inf
+    # A tile of each row's transformed body, as load_body.
+    x = transform(load_body(x_ptr, first, count, tile, VEC, DEPTH, LANES, WHOLE), scale, softcap, TRANSFORM)
+    if TRANSFORM == 2 and not WHOLE:  # a softcap lifts -inf
         inside = (body_tile(tile, DEPTH, LANES) < count[None, :, None])[:, :, :, None]
         x = tl.where(inside, x, -float("inf"))
     return x
@@ -222,6 +226,4 @@ def edge_columns(begin, first, count, V, VEC: tl.constexpr, LANES: tl.constexpr)
 
 @triton.jit
 def widen(x):
-    if x.dtype == tl.float64:
-        return x
-    return x.to(tl.float32)
+    return x if x.dtype == tl.float64 else x.to(tl.float32)

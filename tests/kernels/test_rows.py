@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fluxcore.kernels.rows import NUM_WARPS, plan_rows, row_layout
+from fluxcore.kernels.rows import THREADS, plan_rows, row_layout
 
 PROGRAMS = 4 * 132
 
@@ -12,9 +12,9 @@ PROGRAMS = 4 * 132
     [
         (4096, 1, 4, "rows", 1),
         (1, 2048, 2, "rows", 1),
-        (4096, 1024, 8, "rows", 1),
+        (4096, 512, 8, "rows", 1),
         (4096, 2049, 2, "loop", 1),
-        (4096, 1025, 8, "loop", 1),
+        (4096, 513, 8, "loop", 1),
         (265, 262144, 2, "loop", 1),
         (264, 262144, 2, "split", 2),
         (1, 262144, 2, "split", 64),
@@ -23,19 +23,20 @@ PROGRAMS = 4 * 132
     ],
 )
 def test_the_regime_follows_from_the_shape(N, V, element_size, regime, splits):
-    plan = plan_rows(N, V, element_size, PROGRAMS, max_splits=64)
+    plan = plan_rows(N, V, element_size, True, PROGRAMS, max_splits=64)
     assert (plan.regime, plan.splits) == (regime, splits)
 
 
 @pytest.mark.parametrize("element_size", [2, 4, 8])
 @pytest.mark.parametrize("V", [1, 5, 7, 64, 65, 1000, 2047, 2048, 2049, 50257, 128256])
 @pytest.mark.parametrize("N", [1, 7, 500])
-def test_a_plan_covers_every_element_once(N, V, element_size):
-    plan = plan_rows(N, V, element_size, PROGRAMS, max_splits=64)
+@pytest.mark.parametrize("edges", [False, True])
+def test_a_plan_covers_every_element_once(N, V, element_size, edges):
+    plan = plan_rows(N, V, element_size, edges, PROGRAMS, max_splits=64)
     vec = 16 // element_size
     per_tile = plan.lanes * plan.depth * vec
-    assert plan.rows * plan.lanes == 32 * NUM_WARPS
-    assert plan.lanes >= 2 * vec  # one lane for each element of the edges
+    assert plan.rows * plan.lanes == THREADS
+    assert not edges or plan.lanes >= 2 * vec  # one lane for each element of the edges
     assert plan.grid[0] * plan.rows >= N > (plan.grid[0] - 1) * plan.rows
     assert plan.tiles * per_tile >= V // vec * vec
     assert plan.splits <= plan.tiles

@@ -64,7 +64,7 @@ def test_a_sure_row_keeps_its_digits(margin, V, device):
         assert_relatively_accurate(getattr(ours, name), exact=getattr(exact, name), margin=margin)
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 8, 63, 64])
+@pytest.mark.parametrize("top_k", [1, 8, 64])
 @pytest.mark.parametrize("V", [64, 300, 3000])
 @pytest.mark.parametrize("kind", ["random", "ties", "equal", "ascending", "descending"])
 def test_top_k_mass(kind, V, top_k, device):

@@ -33,8 +33,12 @@ def assert_gradient_accurate(logits, target, names, *, top_k, **options):
     assert_no_less_accurate(ours, than=than, exact=exact)
 
 
-@pytest.mark.parametrize("names", [*((name,) for name in REAL), REAL], ids="+".join)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [((name,), dtype) for name in REAL for dtype in (torch.float32, torch.float64)]
+    + [(REAL, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)],
+    ids=lambda value: str(value) if isinstance(value, torch.dtype) else "+".join(value),
+)
 def test_each_output_and_all_together(names, dtype, device):
     for shape in [(50, 2), (2, 9, 65), (9, 257), (16, 2500)]:
         logits = (3 * torch.randn(shape, device=device)).to(dtype)

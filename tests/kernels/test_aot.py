@@ -1,0 +1,96 @@
+"""Kernels compile for GPUs that are not here, without spills, with wide loads, and within their instruction budgets.
+
+A budget is the number of instructions an element in the hot loop for an H200 (sm_90), as recorded in aot_budgets.json.
+When a change is meant to cost or save some, record anew:
+FLUXCORE_RECORD_BUDGETS=1 pytest tests/kernels/test_aot.py
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from support import aot
+from support.aot_cases import CASES
+
+BUDGETS = Path(__file__).with_name("aot_budgets.json")
+ARCHS = ("sm_80", "sm_90", "sm_100", "gfx942")
+# Lanes that can issue in a second, and the bytes that a copy moves in one, on an H200.
+ISSUE_RATE = 132 * 128 * 1.755e9
+COPY_RATE = 4.3e12
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "fp64": 8}
+
+REPRESENTATIVE = [
+    *(f"softmax_stats_{way}/loop-50257/bf16/all-but-top-k:{arch}" for way in ("fwd", "bwd") for arch in ARCHS),
+    *(f"softmax_stats_{way}/rows-257/fp32/all-but-top-k:sm_90" for way in ("fwd", "bwd")),
+    *(f"softmax_stats_{way}/split-50304/fp64/all-but-top-k:sm_90" for way in ("fwd", "bwd")),
+    "softmax_stats_fwd/loop-50257/bf16/logprob+entropy:sm_90",
+    "softmax_stats_fwd/loop-50257/bf16/all-k8:sm_90",
+    "softmax_stats_bwd/rows-1000/fp16/softcap:sm_90",
+]
+EVERYTHING = [f"{case}:{arch}" for case in CASES for arch in ARCHS]
+
+
+def check(wanted: list[str]) -> list[aot.Report]:
+    """Compile, print the table, and check what holds for every kernel; returns the reports."""
+    found = aot.reports("support.aot_cases", wanted)
+    print(table(found))
+    for report in found:
+        assert report.local_bytes == 0, f"spills: {report}"
+        if report.elements:
+            assert report.wide_loads > 0, f"no 16-byte loads: {report}"
+        if report.elements and "loop" in report.case and "k8" not in report.case:
+            assert report.narrow_loads == 0, f"narrow loads in the loop: {report}"
+            assert report.shuffles == 0, f"threads wait for each other in the loop: {report}"
+    return found
+
+
+def table(found: list[aot.Report]) -> str:
+    lines = [f"{'case':66}{'arch':>8}{'regs':>6}{'instr/elem':>12}{'of the copy rate':>18}"]
+    for report in found:
+        if not report.elements:
+            continue
+        cost = report.instructions / report.elements
+        share = ""
+        if report.arch == "sm_90" and "loop" in report.case and "k8" not in report.case:
+            moved = BYTES[report.case.split("/")[2]] * (2 if "bwd" in report.case else 1)
+            share = f"{min(1, ISSUE_RATE * moved / COPY_RATE / cost):.0%}"
+        lines.append(f"{report.case:66}{report.arch:>8}{report.registers:>6}{cost:>12.2f}{share:>18}")
+    return "\n".join(lines)
+
+
+def check_budgets(found: list[aot.Report]) -> None:
+    recorded = json.loads(BUDGETS.read_text())
+    costs = {
+        report.case: round(report.instructions / report.elements, 2)
+        for report in found
+        if report.arch == "sm_90" and report.elements and "loop" in report.case and "k8" not in report.case
+    }
+    if os.environ.get("FLUXCORE_RECORD_BUDGETS"):
+        BUDGETS.write_text(json.dumps(recorded | costs, indent=1, sort_keys=True) + "\n")
+        return
+    assert costs
+    over = {case: (cost, recorded[case]) for case, cost in costs.items() if cost > 1.02 * recorded[case]}
+    assert not over, f"instructions an element over budget (now, budget): {over}"
+
+
+def test_representative_kernels():
+    found = check(REPRESENTATIVE)
+    assert {report.arch for report in found} == set(ARCHS)
+    check_budgets(found)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_kernel(arch):
+    found = check([item for item in EVERYTHING if item.endswith(arch)])
+    if arch == "sm_90":
+        check_budgets(found)
+
+
+def test_a_kernel_that_spills_or_loads_narrowly_is_caught():
+    """The gate itself: a kernel that keeps a big tile live, from an address that nothing is known about."""
+    (report,) = aot.reports("support.aot_spilling_case", ["spills:sm_90"])
+    assert report.local_bytes > 0
+    assert report.wide_loads == 0

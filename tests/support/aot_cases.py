@@ -1,0 +1,46 @@
+"""Launches whose machine code is checked without a GPU; a new kernel adds its lines here."""
+
+from functools import partial
+
+import torch
+from fluxcore.kernels.row_gradient import launch_softmax_stats_bwd
+from fluxcore.kernels.softmax_stats import launch_softmax_stats_fwd
+
+# The stats for perplexity and entropy; all but the top-k mass; all.
+LOG_PROB_AND_ENTROPY, ALL_BUT_TOP_K, ALL = 0b0000111, 0b0111111, 0b1111111
+
+
+def softmax_stats(
+    N: int, V: int, dtype: torch.dtype, outputs: int, *, top_k: int = 0, softcap: float = 0.0, backward: bool = False
+) -> None:
+    """Launch forward or backward; N <= 4 splits rows, larger N loops over them, V <= 2048 takes whole rows."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, dx = torch.empty((2, N, V), dtype=dtype)
+    target, argmax = torch.empty((2, N), dtype=torch.int64)
+    stats, state = torch.empty((outputs.bit_count(), N), dtype=wide), torch.empty((6, N), dtype=wide)
+    top_index = torch.empty((N, top_k), dtype=torch.int32)
+    options = (outputs, top_k, 1.0, softcap)
+    if backward:
+        launch_softmax_stats_bwd(x, target, *options, stats, argmax, state, top_index, dx)
+    else:
+        launch_softmax_stats_fwd(x, target, *options, stats, argmax, state, top_index)
+
+
+_SHAPES = {"rows-1000": (64, 1000), "rows-257": (64, 257), "loop-50257": (64, 50257), "split-50304": (2, 50304)}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+_OUTPUTS = {
+    "logprob+entropy": {"outputs": LOG_PROB_AND_ENTROPY},
+    "all-but-top-k": {"outputs": ALL_BUT_TOP_K},
+    "all-k8": {"outputs": ALL, "top_k": 8},
+    "softcap": {"outputs": LOG_PROB_AND_ENTROPY, "softcap": 30.0},
+}
+
+CASES = {
+    f"softmax_stats_{direction}/{shape}/{dtype}/{outputs}": partial(
+        softmax_stats, *_SHAPES[shape], _DTYPES[dtype], **_OUTPUTS[outputs], backward=direction == "bwd"
+    )
+    for direction in ("fwd", "bwd")
+    for shape in _SHAPES
+    for dtype in _DTYPES
+    for outputs in _OUTPUTS
+}
