@@ -36,7 +36,6 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.slow
 def test_quick_test_killed_and_resumed(tmp_path, monkeypatch, one_thread):
     """With no data prepared: it makes its own; then kill -9, and on in another process to the same result."""
     command = [sys.executable, "-m", MODULE, "--config-name", "quick_test", "run_dir=killed", *SHORTER]
