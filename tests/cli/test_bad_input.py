@@ -151,6 +151,7 @@ def test_an_unknown_order_of_the_demo(tmp_path):
     [("order=upward", ("upward", "ascending, descending, random, bucketed")), ("colunm=x", ("`colunm`", "`column`"))],
 )
 def test_a_wrong_value_or_key_of_the_trainer(data, monkeypatch, capsys, argument, says):
+    monkeypatch.delitem(sys.modules, "fluxcore.trainers.curriculum", raising=False)  # as in a process of its own
     monkeypatch.setattr(sys, "argv", ["curriculum", f"data={data}", argument])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("fluxcore.trainers.curriculum", run_name="__main__")
