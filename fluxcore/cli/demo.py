@@ -1,5 +1,6 @@
 """`fluxcore demo`: the whole job on real text, from documents to a page that compares orders."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fluxcore.cli.demo_plan import SCALES, SPLIT_SEED, VAL_FRACTION, DemoOrder, DemoPlan, DemoSize
+from fluxcore.cli.demo_plan import BATCH_SIZE, SCALES, SPLIT_SEED, VAL_FRACTION, DemoOrder, DemoPlan, DemoSize
 from fluxcore.cli.stages import Outcome, Stages, delete, open_stages
 
 
@@ -27,7 +28,7 @@ def demo(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each order, each from other weights.")] = 1,
     size: Annotated[
-        DemoSize, typer.Option(help="mini takes a minute on 2 cores, standard 6, large half an hour.")
+        DemoSize, typer.Option(help="mini takes a minute on 2 cores, standard at most 6.")
     ] = DemoSize.standard,
 ) -> None:
     """Score, sort, stream and train on real text, and compare entropy order with random order on one page.
@@ -138,10 +139,10 @@ def steps_of_an_epoch(plan: DemoPlan) -> int:
 
     ds = fluxcore.data.open(plan.tokens)
     training, _ = split_by_document(ds, VAL_FRACTION, SPLIT_SEED)
-    steps = len(training) // plan.scale.batch_size
+    steps = len(training) // BATCH_SIZE
     if steps < 2:
         raise ValueError(
-            f"the text must have at least {2 * plan.scale.batch_size} chunks of {plan.scale.chunk_tokens} tokens to"
+            f"the text must have at least {2 * BATCH_SIZE} chunks of {plan.scale.chunk_tokens} tokens to"
             f" train on, got {len(training)}\n\nGive more text, or --size {DemoSize.mini}, which needs the least."
         )
     return steps
@@ -158,24 +159,27 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 def execute(command: list[str]) -> None:
-    """Run a command of fluxcore in this process, a trainer in one of its own.
+    """Run a command: what computes in a process of its own, the rest in this one.
 
     Raises:
         typer.Exit: the command failed, and has said why.
+        ChildProcessError: a signal ended it.
     """
     program, *arguments = command
-    if program == "fluxcore":
+    if program == "fluxcore" and arguments[0] != "score":
         from fluxcore.cli.app import app
 
         code = app(arguments, standalone_mode=False)
-        if code:
-            raise typer.Exit(code)
-        return
-    done = subprocess.run([sys.executable, *arguments], check=False)
-    if done.returncode < 0:
+    else:
+        own = arguments if program == "python" else ["-c", "from fluxcore.cli import main; main()", *arguments]
+        # Threads that spin while they wait for each other make training several times slower where other programs
+        # want the cores too. OpenMP reads this when it is loaded, hence the other process.
+        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        code = subprocess.run([sys.executable, *own], env=environment, check=False).returncode
+    if code and code < 0:
         raise ChildProcessError(
-            f"the trainer was ended by signal {-done.returncode}"
-            "\n\nSignal 9 mostly means that memory ran out. Run the demo again: it goes on from the last checkpoint."
+            f"`{shlex.join(command)}` was ended by signal {-code}"
+            "\n\nSignal 9 mostly means that memory ran out. Run the demo again: it goes on where it was."
         )
-    if done.returncode > 0:
-        raise typer.Exit(done.returncode)
+    if code:
+        raise typer.Exit(code)

@@ -97,9 +97,7 @@ def verdict(results: list[OrderResult]) -> str:
     sentences = [against_baseline(result, baseline) for result in others]
     seeds = {len(result.runs) for result in results}
     if seeds == {1}:
-        sentences.append(
-            "One seed each: a difference of this size may be chance. Run with more seeds before believing it."
-        )
+        sentences.append("This is from one seed each, so its error is not known: more seeds give it.")
     return " ".join(sentences)
 
 

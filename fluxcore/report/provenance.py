@@ -23,7 +23,6 @@ def facts(runs: Sequence[Run], command: str | None = None) -> dict[str, str]:
     return {
         "command": command or shlex.join(["fluxcore", *sys.argv[1:]]),
         "runs": ", ".join(str(run.folder) for run in runs),
-        "trained by": distinct(shlex.join(map(str, e["command"])) for e in environments if e.get("command")),
         "trained at commit": distinct(str(e["commit"]) for e in environments if e.get("commit")),
         "trained with": distinct(versions(e) for e in environments),
         "page by": f"fluxcore {version('fluxcore')}, Python {platform.python_version()}",

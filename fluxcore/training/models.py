@@ -1,11 +1,13 @@
 """Causal language models by name: pretrained ones, and small ones with random weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 # Random weights. Dropout is off, as usual for one or few epochs.
 GPT2_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -88,12 +90,14 @@ def pretrained_model(spec: str, *, revision: str | None = None) -> PreTrainedMod
             f"\n\nTo train from random weights, name one of {', '.join(NAMED_CONFIGS)}."
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder) if is_path else spec,
-            revision=revision or "main",
-            trust_remote_code=False,
-            dtype=torch.float32,
-        )
+        # A download is worth a bar, reading a folder is not.
+        with no_progress_bar() if is_path else nullcontext():
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                str(folder) if is_path else spec,
+                revision=revision or "main",
+                trust_remote_code=False,
+                dtype=torch.float32,
+            )
     except OSError as error:
         raise OSError(
             f"`model` {spec!r} could not be loaded: {str(error).splitlines()[0]}"
@@ -116,3 +120,15 @@ def check_fits(spec: str, config: PretrainedConfig, vocab_size: int, context: in
             f"`model` {spec!r} reads {longest} tokens at most, and a sequence has {context}"
             f"\n\nSet seq to a divisor of {context} that is at most {longest}."
         )
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing its own over ours."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,7 +1,6 @@
 """What a checkpoint holds, and how it is written and read back."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,26 +18,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
-from transformers.utils import logging as hf_logging
 
+from fluxcore.training.models import no_progress_bar
 from fluxcore.training.seeds import rng_state, set_rng_state
 
 MODEL = "model.safetensors"
 STATE = "training_state.pt"
 # Whole tensors on the host, named as in the bare model, however many ranks hold parts of them.
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
-    """Keep transformers from drawing its own over ours."""
-    shown = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            hf_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class Stateful(Protocol):

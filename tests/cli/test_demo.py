@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from accelerate import Accelerator
 from fluxcore.trainers.curriculum import CurriculumConfig
@@ -12,6 +13,7 @@ from support.command_line import run, succeeds
 from support.html import external_references
 
 import fluxcore.data
+from fluxcore.cli.demo import execute
 from fluxcore.data import Loader, Order
 from fluxcore.report.runs import read_run
 from fluxcore.training.training_data import open_training_data
@@ -114,6 +116,17 @@ def test_the_page_can_be_made_again_from_the_runs_and_the_data_alone(demo, tmp_p
     assert "Ascending order ends at a validation loss" in html
     commit = json.loads((runs[0] / "environment.json").read_text())["commit"]
     assert commit is None or commit in html
+
+
+def test_a_stage_of_its_own_process_shares_the_cores_and_fails_with_its_code(capfd, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    execute(["python", "-c", "import os; print(os.environ['OMP_WAIT_POLICY'])"])
+    assert capfd.readouterr().out == "passive\n"
+    with pytest.raises(typer.Exit) as ended:
+        execute(["python", "-c", "raise SystemExit(1)"])
+    assert ended.value.exit_code == 1
+    with pytest.raises(ChildProcessError, match="was ended by signal 9"):
+        execute(["python", "-c", "import os; os.kill(os.getpid(), 9)"])
 
 
 def test_text_of_a_file_or_of_the_hub_not_both(tmp_path):

@@ -73,7 +73,7 @@ def test_the_verdict_says_so_when_random_wins(results):
     text = verdict(results(random=[[3.0]], ascending=[[3.25]]))
     assert "Ascending order ends at a validation loss of 3.2500" in text
     assert "0.2500 higher than random order (3.0000)" in text
-    assert "One seed each" in text
+    assert "one seed each" in text
 
 
 def test_the_verdict_says_so_when_the_order_wins_with_its_error_over_seeds(results):
@@ -82,7 +82,7 @@ def test_the_verdict_says_so_when_the_order_wins_with_its_error_over_seeds(resul
     assert "lower with 2 of 3 seeds" in text
     # differences -0.1, +0.1, -0.4: standard deviation 0.2517 over sqrt(3)
     assert "standard error of the difference 0.1453" in text
-    assert "One seed" not in text
+    assert "one seed" not in text
 
 
 def test_a_tie_is_a_tie(results):
