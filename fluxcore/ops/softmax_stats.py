@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library, fallthrough_kernel, register_autograd, register_fake
 
 from fluxcore.ops import _softmax_stats_backends as backends
 from fluxcore.ops._checks import check_logits, check_softcap, check_temperature, check_top_k, checked_classes
@@ -107,7 +107,7 @@ def _checked_target(target: Tensor | None, logits: Tensor) -> Tensor:
 #   argmax [N] int64, state [6, N] of the same type as stats: m, s, t, spread, x_y,
 #   outside (fluxcore.reference.RowState; entries that no output needs may be 0); top_index [N, top_k] int32
 # `softcap` and `top_k` are 0 for none. Backends share the state: a backward pass may run on another than the forward.
-# No autocast rule on purpose: logits of any dtype are computed in float32 at least, so casting them gains nothing.
+# Autocast lets logits through as they are: any dtype is computed in float32 at least, so a cast would only cost bytes.
 _library = Library("fluxcore", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 _library.define(
@@ -122,6 +122,8 @@ _library.define(
 )
 _library.impl("softmax_stats_fwd", backends.forward, "CompositeExplicitAutograd")
 _library.impl("softmax_stats_bwd", backends.backward, "CompositeExplicitAutograd")
+for _key in ("AutocastCPU", "AutocastCUDA"):
+    _library.impl("softmax_stats_fwd", fallthrough_kernel, _key)
 
 
 def _forward_fake(
