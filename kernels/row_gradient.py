@@ -6,15 +6,16 @@ target and the top k other terms come in, which cancel against that; there the v
 form, and *replaces* the sweep's. So a further statistic or penalty costs no bytes.
 """
 
+import torch
 import triton
 import triton.language as tl
 from fluxcore.kernels.rows import (
-    NUM_WARPS,
     body_offsets,
     body_tile,
     centred,
     edge_columns,
     exp,
+    launch_options,
     load_body,
     on_device,
     plan_rows,
@@ -208,6 +209,7 @@ def launch_softmax_stats_bwd(
         return
     layout = row_layout(x)
     plan = plan_rows(N, V, x.element_size(), layout.edges, programs_to_fill(x.device), MAX_SPLITS)
+    depth = min(plan.depth, 32 // layout.vec)  # nothing asks for a whole row at once here, and registers are short
     with on_device(x):
         softmax_stats_bwd_kernel[plan.grid](
             layout.base, argmax if target is None else target, grads, argmax, state, top_index, dx,
@@ -215,5 +217,6 @@ def launch_softmax_stats_bwd(
             OUTPUTS=outputs, TOP_K=top_k, SLOTS=triton.next_power_of_2(2 + top_k),
             TRANSFORM=transform_kind(temperature, softcap), EDGES=layout.edges,
             SAME_PHASE=layout.offset == 0 and (x.stride(0) - V) % layout.vec == 0, VEC=layout.vec,
-            ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, SPLITS=plan.splits, num_warps=NUM_WARPS,
+            ROWS=plan.rows, LANES=plan.lanes, DEPTH=depth, SPLITS=plan.splits,
+            **launch_options(crowded=top_k > 0 or softcap > 0 or x.dtype == torch.float64),
         )  # fmt: skip

@@ -61,19 +61,19 @@ def plan_rows(N: int, V: int, element_size: int, edges: bool, programs_wanted: i
     """Choose the launch for N rows of V classes.
 
     `programs_wanted` is how many programs fill the device; rows are split when there are fewer rows than half of that.
-    A short row is given few lanes of up to 64 elements (16 in float64), because what is done once a row costs as much
+    A short row is given few lanes of up to 64 elements (8 in float64), because what is done once a row costs as much
     as dozens of elements.
     """
     vec = 16 // element_size
     vectors = V // vec
-    per_lane = 16 if element_size == 8 else 64
+    per_lane = 8 if element_size == 8 else 64
     if 32 * per_lane >= V:
         lanes = triton.next_power_of_2(triton.cdiv(V, per_lane))
         lanes = max(lanes, 2 * vec) if edges else lanes
         depth = triton.next_power_of_2(max(1, triton.cdiv(vectors, lanes)))
         rows = THREADS // lanes
         return RowPlan("rows", rows, lanes, depth, 1, (triton.cdiv(N, rows), 1), 1)
-    depth = max(1, (16 if element_size == 8 else 32) // vec)
+    depth = max(1, (8 if element_size == 8 else 32) // vec)
     tiles = triton.cdiv(vectors, depth * THREADS)
     most = triton.next_power_of_2(tiles + 1) // 2  # the largest power of two that leaves no program without a tile
     splits = min(triton.next_power_of_2(triton.cdiv(programs_wanted, N)), most, max_splits)
@@ -87,6 +87,13 @@ def programs_to_fill(device: torch.device) -> int:
     if device.type != "cuda":
         return 8
     return 4 * torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def launch_options(crowded: bool) -> dict[str, int]:
+    """Options of a launch. A `crowded` kernel may take all registers; ptxas would rather spill a few bytes."""
+    if crowded and torch.version.hip is None:
+        return {"num_warps": NUM_WARPS, "maxnreg": 255}
+    return {"num_warps": NUM_WARPS}
 
 
 def transform_kind(temperature: float, softcap: float) -> int:

@@ -18,12 +18,12 @@ import triton
 import triton.language as tl
 from fluxcore.kernels.rows import (
     NO_COLUMN,
-    NUM_WARPS,
     body_offsets,
     body_tile,
     centred,
     edge_columns,
     exp,
+    launch_options,
     load_body,
     load_logits,
     log1p,
@@ -339,7 +339,8 @@ def launch_softmax_stats_fwd(
         softmax_stats_fwd_kernel[plan.grid](
             layout.base, y, stats, argmax, state, top_index, partial, partial_column, *where, **options,
             TOP_K=top_k, SLOTS=triton.next_power_of_2(max(1, top_k)), EDGES=layout.edges, VEC=layout.vec,
-            ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, WHOLE_ROW=plan.regime == "rows", num_warps=NUM_WARPS,
+            ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, WHOLE_ROW=plan.regime == "rows",
+            **launch_options(crowded=top_k > 0 or softcap > 0 or x.dtype == torch.float64),
         )  # fmt: skip
         if plan.splits > 1:
             softmax_stats_merge_kernel[(N,)](

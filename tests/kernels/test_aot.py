@@ -37,9 +37,11 @@ def check(wanted: list[str]) -> list[aot.Report]:
     print(table(found))
     for report in found:
         assert report.local_bytes == 0, f"spills: {report}"
-        if report.elements:
-            assert report.wide_loads > 0, f"no 16-byte loads: {report}"
-        if report.elements and "loop" in report.case and "k8" not in report.case:
+        # The hot loop is found by its exponentials: float64 has none in hardware, the top k a second loop with some.
+        if not report.elements or "fp64" in report.case or "k8" in report.case:
+            continue
+        assert report.wide_loads > 0, f"no 16-byte loads: {report}"
+        if "loop" in report.case:
             assert report.narrow_loads == 0, f"narrow loads in the loop: {report}"
             assert report.shuffles == 0, f"threads wait for each other in the loop: {report}"
     return found
@@ -52,11 +54,15 @@ def table(found: list[aot.Report]) -> str:
             continue
         cost = report.instructions / report.elements
         share = ""
-        if report.arch == "sm_90" and "loop" in report.case and "k8" not in report.case:
+        if report.arch == "sm_90" and is_budgeted(report):
             moved = BYTES[report.case.split("/")[2]] * (2 if "bwd" in report.case else 1)
             share = f"{min(1, ISSUE_RATE * moved / COPY_RATE / cost):.0%}"
         lines.append(f"{report.case:66}{report.arch:>8}{report.registers:>6}{cost:>12.2f}{share:>18}")
     return "\n".join(lines)
+
+
+def is_budgeted(report: aot.Report) -> bool:
+    return report.elements > 0 and "/loop" in report.case and "fp64" not in report.case and "k8" not in report.case
 
 
 def check_budgets(found: list[aot.Report]) -> None:
@@ -64,7 +70,7 @@ def check_budgets(found: list[aot.Report]) -> None:
     costs = {
         report.case: round(report.instructions / report.elements, 2)
         for report in found
-        if report.arch == "sm_90" and report.elements and "loop" in report.case and "k8" not in report.case
+        if report.arch == "sm_90" and is_budgeted(report)
     }
     if os.environ.get("FLUXCORE_RECORD_BUDGETS"):
         BUDGETS.write_text(json.dumps(recorded | costs, indent=1, sort_keys=True) + "\n")

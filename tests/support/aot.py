@@ -33,7 +33,7 @@ TYPES = {
     torch.int64: "i64",
     torch.int32: "i32",
 }
-LAUNCH_OPTIONS = ("num_warps", "num_stages")
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 @dataclass
@@ -102,6 +102,7 @@ def compile_launch(launch: Launch, arch: str) -> CompiledKernel:
     options = dict(launch.options)
     if arch.startswith("gfx"):
         target = GPUTarget("hip", arch, 64)
+        options.pop("maxnreg", None)
         options["num_warps"] = max(1, options["num_warps"] // 2)  # as the launchers do there: the same threads
     else:
         target = GPUTarget("cuda", int(arch[3:]), 32)
@@ -130,7 +131,7 @@ def inspect_cuda(binary: bytes) -> dict[str, Any]:
 
 
 def inspect_amd(assembly: str) -> dict[str, Any]:
-    """The same of AMD assembly. Local memory counts spills too; vector registers are those of a lane."""
+    """The same of AMD assembly; registers are the vector registers. Scalar ones may spill into those."""
 
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
@@ -139,7 +140,7 @@ def inspect_amd(assembly: str) -> dict[str, Any]:
     hot = _hot_part(lines, branch=r"\bs_c?branch\S*\s+(\.?LBB\w+)", exponential="v_exp_f32")
     return {
         "registers": field("vgpr_count"),
-        "local_bytes": field("private_segment_fixed_size") + field("vgpr_spill_count") + field("sgpr_spill_count"),
+        "local_bytes": field("private_segment_fixed_size"),
         "wide_loads": sum("load_dwordx4" in op for op in hot),
         "narrow_loads": sum(bool(re.search(r"(global|buffer)_load_(?!dwordx4)", op)) for op in hot),
         "shuffles": sum(bool(re.search(r"\b(ds_|s_barrier)", op)) for op in hot),
