@@ -175,7 +175,8 @@ def execute(command: list[str]) -> None:
         # Threads that spin while they wait for each other make training several times slower where other programs
         # want the cores too. OpenMP reads this when it is loaded, hence the other process.
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
-        code = subprocess.run([sys.executable, *own], env=environment, check=False).returncode
+        # -P: a checkout in the working folder must not hide the installed package.
+        code = subprocess.run([sys.executable, "-P", *own], env=environment, check=False).returncode
     if code and code < 0:
         raise ChildProcessError(
             f"`{shlex.join(command)}` was ended by signal {-code}"
