@@ -141,3 +141,11 @@ def test_a_text_that_is_too_short_says_so(tmp_path):
     result = run("demo", "--text", *sorted(tmp_path.glob("*.txt")), "--out", tmp_path / "out", "--size", "mini")
     assert result.exit_code == 1
     assert "the text must have at least 16 chunks" in result.stderr
+
+
+def test_a_checkout_in_the_working_folder_hides_nothing(tmp_path, monkeypatch):
+    package = tmp_path / "fluxcore"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('the checkout, not what is installed')")
+    monkeypatch.chdir(tmp_path)
+    execute(["python", "-m", "fluxcore.trainers.curriculum", "--help"])
