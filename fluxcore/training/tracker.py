@@ -144,7 +144,8 @@ class WeightsAndBiases:
         try:
             self.run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", project),
-                mode=mode.name if mode is not None else None,
+                # Said here, because W&B reads its environment once a process and the `.env` may be another by now.
+                mode=mode.name if mode is not None else os.environ.get("WANDB_MODE"),
                 id=id_file.read_text(encoding="utf-8"),
                 resume="allow",
                 dir=str(folder),
