@@ -34,7 +34,7 @@ test: $(CLEAN_VENV)/.ready $(VENV)/.dev
 		"$(ROOT)/$(CLEAN_VENV)/bin/pytest" -c "$(ROOT)/pyproject.toml" --rootdir "$(ROOT)" "$(ROOT)/tests" $(ARGS); \
 		status=$$?; rm -rf "$$outside"; exit $$status
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev $(CLEAN_VENV)/.ready
 	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/lint -G Ninja -DFLUXCORE_TESTS=ON \
 		-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
@@ -52,7 +52,7 @@ clean:
 $(VENV)/.created: constraints.txt
 	.ci/check-tools "$(PYTHON)"
 	"$(PYTHON)" -m venv --clear $(VENV)
-	$(BIN)/pip $(INSTALL) build
+	$(BIN)/pip $(INSTALL) build cmake ninja pybind11 scikit-build-core
 	touch $@
 
 dist/.built: $(SOURCES) | $(VENV)/.created
@@ -60,16 +60,16 @@ dist/.built: $(SOURCES) | $(VENV)/.created
 	$(BIN)/python -m build --outdir dist .
 	touch $@
 
-# The wheel is reinstalled even when its version has not changed.
-$(VENV)/.%: dist/.built $(VENV)/.created
-	$(BIN)/pip $(INSTALL) "$(WHEEL)[$(if $(filter demo,$*),train$(,)report,$*)]"
-	$(BIN)/pip $(INSTALL) --no-deps --force-reinstall "$(WHEEL)"
+# Editable: in the checkout Python finds the folder `fluxcore` first, and then that is the package itself.
+$(VENV)/.%: $(SOURCES) $(VENV)/.created
+	$(BIN)/pip $(INSTALL) --no-build-isolation -e ".[$(if $(filter demo,$*),train$(,)report,$*)]"
 	touch $@
 
 $(CLEAN_VENV)/.created: constraints.txt pyproject.toml | $(VENV)/.created
 	"$(PYTHON)" -m venv --clear $(CLEAN_VENV)
 	touch $@
 
+# The wheel is reinstalled even when its version has not changed.
 $(CLEAN_VENV)/.ready: dist/.built $(CLEAN_VENV)/.created
 	$(CLEAN_VENV)/bin/pip $(INSTALL) "$(WHEEL)[train,report,test]"
 	$(CLEAN_VENV)/bin/pip $(INSTALL) --no-deps --force-reinstall "$(WHEEL)"

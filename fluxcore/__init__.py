@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from fluxcore import _extension_check  # noqa: F401 -- first
 from fluxcore.backends import backend
 from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.reference import SoftmaxStats
