@@ -66,11 +66,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     results = backends.Results(*output)
     ctx.save_for_backward(*inputs[:5], results.argmax, results.state, results.top_index, results.totals)
     ctx.mark_non_differentiable(*output[1:])
+    # Else the backward pass is given zeros in the place of each of them, the [N, V] gradient included.
+    ctx.set_materialize_grads(False)
     ctx.options = inputs[5:-1]
     ctx.gradient = results.gradient if inputs[-1] else None
 
 
-def _backward(ctx: Any, upstream: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 17
     gradient, ctx.gradient = ctx.gradient, None
     # With create_graph the op is called, because it knows how to refuse a second derivative.
     if gradient is None or torch.is_grad_enabled():

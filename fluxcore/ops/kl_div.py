@@ -130,10 +130,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     _, state, totals = output
     ctx.save_for_backward(*inputs[:3], state, totals)
     ctx.mark_non_differentiable(state, totals)
+    ctx.set_materialize_grads(False)
     ctx.options = inputs[3:]
 
 
-def _backward(ctx: Any, upstream: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
+    if upstream is None:
+        return (None,) * 7
     gradient = torch.ops.fluxcore.kl_div_bwd(upstream, *ctx.saved_tensors, *ctx.options)
     return gradient, *[None] * 6
 

@@ -141,10 +141,13 @@ def _save(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[object, ...], 
     _, argmax, state, top_index = output
     ctx.save_for_backward(logits, target, argmax, state, top_index)  # type: ignore[arg-type]
     ctx.mark_non_differentiable(argmax, state, top_index)
+    ctx.set_materialize_grads(False)
     ctx.options = options  # type: ignore[attr-defined]
 
 
-def _backward(ctx: torch.autograd.function.FunctionCtx, grads: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+def _backward(ctx: torch.autograd.function.FunctionCtx, grads: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
+    if grads is None:
+        return (None,) * 6
     gradient = torch.ops.fluxcore.softmax_stats_bwd(grads, *ctx.saved_tensors, *ctx.options)  # type: ignore[attr-defined]
     return gradient, None, None, None, None, None
 

@@ -122,6 +122,16 @@ def test_the_gradient_is_made_with_the_loss_where_that_is_right(device):
     assert passes(torch.float32, "none") == ["cross_entropy_fwd", "cross_entropy_bwd"]
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_the_backward_pass_makes_no_zeros_for_outputs_without_a_gradient(reduction, device):
+    logits = torch.randn(5, 33, device=device, requires_grad=True)
+    loss = cross_entropy(logits, torch.arange(5, device=device), reduction=reduction).sum()
+    with RecordSynchronisation({}) as record:
+        loss.backward()
+    assert "fluxcore::cross_entropy_bwd" in record.called or "fluxcore::scale_" in record.called
+    assert not [name for name in record.called if name in ("aten::zeros", "aten::zero_", "aten::new_zeros")]
+
+
 def test_a_call_without_gradient_makes_none(device):
     logits = torch.randn(3, 20, device=device, requires_grad=True)
     with torch.no_grad():
