@@ -17,6 +17,7 @@ from torch import Tensor
 
 NUM_WARPS = 4 if torch.version.hip is None else 2
 THREADS = 128
+PROGRAMS_A_MULTIPROCESSOR = 4
 NO_COLUMN = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.44269502162933349609375)  # in float32
 LOG2_E_REST = tl.constexpr(1.925963033500848e-8)
@@ -86,7 +87,7 @@ def programs_to_fill(device: torch.device) -> int:
     """Programs of NUM_WARPS warps that keep every multiprocessor of `device` busy; 8 for the interpreter's CPU."""
     if device.type != "cuda":
         return 8
-    return 4 * torch.cuda.get_device_properties(device).multi_processor_count
+    return PROGRAMS_A_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def launch_options(crowded: bool) -> dict[str, int]:

@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 
 #include "common/cpu.hpp"
 #include "common/dtype.hpp"
+#include "ops/softmax_call.hpp"
 #include "ops/softmax_stats.hpp"
 #include "python/bind.hpp"
 
@@ -37,6 +39,13 @@ SoftmaxStatsCall make_call(std::uintptr_t x, const std::string& dtype, std::int6
 }  // namespace
 
 void bind_softmax_stats(py::module_& module) {
+  module.def(
+      "softmax_row_grain",
+      [](std::int64_t rows, std::int64_t classes, int threads) {
+        if (classes < 1 || threads < 1) throw std::invalid_argument("`classes` and `threads` must be >= 1");
+        return softmax_row_grain({.rows = rows, .classes = classes, .threads = threads});
+      },
+      py::arg("rows"), py::arg("classes"), py::arg("threads"), "Rows of logits that one thread takes at a time.");
   module.def(
       "softmax_stats_fwd",
       [](std::uintptr_t x, const std::string& dtype, std::int64_t rows, std::int64_t classes, std::int64_t row_stride,

@@ -1,0 +1,33 @@
+"""How the kernels over rows of logits share out their rows, for the schedules of the ops beside this."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fluxcore import _core
+from fluxcore.schedule import Machine
+
+
+class Walk(NamedTuple):
+    """Who takes which rows."""
+
+    regime: str
+    work: str
+    splits: int
+    """Programs a row."""
+
+
+def row_walk(logits: Tensor, machine: Machine, *, max_splits: int) -> Walk:
+    """The walk over `logits` [N, V] with an aligned address; asks the code that the kernels themselves ask."""
+    N, V = logits.shape
+    if machine.backend == "cpp":
+        rows = _core.softmax_row_grain(N, V, machine.threads)
+        return Walk("threads", f"{machine.threads} threads, {rows} rows at a time", 1)
+    from fluxcore.kernels.rows import plan_rows
+
+    vec = 16 // logits.element_size()
+    edges = bool(logits.stride(0) % vec or V % vec)
+    plan = plan_rows(N, V, logits.element_size(), edges, machine.programs, max_splits)
+    grid = " x ".join(map(str, plan.grid))
+    each = f"{plan.rows} rows a program" if plan.splits == 1 else f"{plan.splits} programs a row"
+    return Walk(plan.regime, f"grid {grid}, {each}", plan.splits)

@@ -1,0 +1,191 @@
+"""What a call of an op would launch and move: `fluxcore.explain` gives a `Schedule`.
+
+Each op counts its own kernels in a module beside it (`fluxcore/ops/_*_schedule.py`): a function of an `OpCall` and a
+`Machine` that returns `Launch`es.
+"""
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from torch import Tensor
+
+from fluxcore.backends import Backend
+
+Pass = Literal["forward", "backward"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the call would run."""
+
+    device: torch.device
+    backend: Backend
+    threads: int = 1
+    """Of the CPU."""
+    isa: str = ""
+    """Instruction set of the C++ kernels; empty for others."""
+    programs: int = 1
+    """Triton programs that fill the GPU."""
+
+
+class OpCall(NamedTuple):
+    """One call of a `torch.library` op, on tensors that have shapes and no memory."""
+
+    inputs: Mapping[str, Any]
+    """Arguments by their names in the op's schema."""
+    results: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One kernel, or one pass of the CPU's threads over the rows."""
+
+    kernel: str
+    regime: str = ""
+    """"rows", "loop" or "split" on a GPU (`fluxcore.kernels.rows`), "threads" on a CPU; empty for small kernels."""
+    work: str = ""
+    """Grid and rows of a program, or threads and rows that one takes at a time."""
+    bytes_read: int
+    """From memory, each byte once."""
+    bytes_written: int
+    bytes_reread: int = 0
+    """Read again soon after the first time, from a cache where rows fit in it."""
+    exps: int = 0
+    """Exponentials, and as many logarithms or tanh where an op takes those an element."""
+    flop: int = 0
+    """Of matrix products; 0 for ops without."""
+    workspace_bytes: int = 0
+    """Memory that the launch takes and gives back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The kernels of a call in the order of their launch, what they move, and the memory they take.
+
+    Print it for a table.
+    """
+
+    op: str
+    shapes: Mapping[str, tuple[int, ...]]
+    dtype: torch.dtype
+    machine: Machine
+    forward: tuple[Launch, ...]
+    backward: tuple[Launch, ...]
+    """Empty for a call without a gradient."""
+    peak_extra_bytes: int
+    """Most memory at once beyond the arguments: results, what the backward pass needs, gradient and workspace."""
+    bandwidth_gb_per_s: float | None = None
+    """1e9 bytes a second, read plus written; None: no times."""
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def regime(self) -> str:
+        """That of the kernel over the rows of logits."""
+        return next((launch.regime for launch in self.forward if launch.regime), "")
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Of the launch that takes most."""
+        return max((launch.workspace_bytes for launch in self.launches), default=0)
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """Forward, then backward."""
+        return self.forward + self.backward
+
+    @property
+    def forward_ms(self) -> float | None:
+        """Bytes over bandwidth: the call takes at least this long, and more where arithmetic or launches hold it up."""
+        return self._expected_ms(self.forward)
+
+    @property
+    def backward_ms(self) -> float | None:
+        """As `forward_ms`; 0 without a backward pass."""
+        return self._expected_ms(self.backward)
+
+    def _expected_ms(self, launches: Iterable[Launch]) -> float | None:
+        if self.bandwidth_gb_per_s is None:
+            return None
+        return sum(moved(launch) for launch in launches) / self.bandwidth_gb_per_s / 1e6
+
+    def __rich__(self) -> Group:
+        return Group(_heading(self), _table(self), *self.notes)
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=140, color_system=None, force_terminal=False)
+        console.print(self)
+        text: str = console.file.getvalue()  # type: ignore[attr-defined]
+        return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def moved(launch: Launch) -> int:
+    """Bytes read and written."""
+    return launch.bytes_read + launch.bytes_written
+
+
+def nbytes(*values: Any) -> int:
+    """Bytes of the tensors among `values`, each byte of an expanded one once."""
+    return sum(_own_elements(value) * value.element_size() for value in values if isinstance(value, Tensor))
+
+
+def _own_elements(tensor: Tensor) -> int:
+    sizes = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride != 0)
+    count = 1
+    for size in sizes:
+        count *= size
+    return count if tensor.numel() else 0
+
+
+def show_bytes(count: int) -> str:
+    """In the unit in which it has one to four digits before the point."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def _heading(schedule: Schedule) -> str:
+    machine = schedule.machine
+    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in schedule.shapes.items())
+    where = f"{machine.backend} on {machine.device}"
+    if machine.isa:
+        where += f" ({machine.isa}, {machine.threads} threads)"
+    times = "no bandwidth given, so no times"
+    if schedule.bandwidth_gb_per_s is not None:
+        times = f"times at {schedule.bandwidth_gb_per_s:.1f} GB/s"
+    peak = show_bytes(schedule.peak_extra_bytes)
+    return (
+        f"{schedule.op}: {shapes}, {str(schedule.dtype).removeprefix('torch.')}; {where}\n"
+        f"peak memory beyond the arguments {peak}, workspace {show_bytes(schedule.workspace_bytes)}; {times}"
+    )
+
+
+def _table(schedule: Schedule) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("pass", "kernel", "regime", "work"):
+        table.add_column(name)
+    for name in ("read", "written", "again", "exps", "ms"):
+        table.add_column(name, justify="right")
+    for name, launches in (("forward", schedule.forward), ("backward", schedule.backward)):
+        for launch in launches:
+            table.add_row(name, launch.kernel, launch.regime, launch.work, *_figures((launch,), schedule))
+        if len(launches) > 1:
+            table.add_row(name, "all", "", "", *_figures(launches, schedule), style="bold")
+    return table
+
+
+def _figures(launches: Iterable[Launch], schedule: Schedule) -> tuple[str, ...]:
+    launches = tuple(launches)
+    ms = schedule._expected_ms(launches)
+    return (
+        show_bytes(sum(launch.bytes_read for launch in launches)),
+        show_bytes(sum(launch.bytes_written for launch in launches)),
+        show_bytes(sum(launch.bytes_reread for launch in launches)),
+        f"{sum(launch.exps for launch in launches):.3g}",
+        "" if ms is None else f"{ms:.4g}",
+    )
