@@ -22,6 +22,7 @@ class Options(NamedTuple):
 
     link: str
     reduction: str
+    """A public one, or "given" for rows of a larger whole: then `Results.totals` is an input, and the loss has rows."""
     ignore_index: int
     label_smoothing: float
     lse_square_scale: float
@@ -75,13 +76,18 @@ def forward(
     token_weight: Tensor | None,
     penalty_mask: Tensor | None,
     *rest: Any,
+    results: Results | None = None,
 ) -> Results:
-    """Implementation of `fluxcore::cross_entropy_fwd` for every device."""
+    """Implementation of `fluxcore::cross_entropy_fwd` for every device.
+
+    `results` are those to fill, for the reduction "given", which is not public.
+    """
     options, with_gradient = Options(*rest[:-1]), rest[-1]
     inputs = _inputs(logits, target, weight, token_weight, penalty_mask)
     if not target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(target, logits.shape[1], options.ignore_index)
-    results = empty_results(logits, options, with_gradient)
+    if results is None:
+        results = empty_results(logits, options, with_gradient)
     match backend_of("cross_entropy", BACKENDS, logits.device):
         case _:
             _reference_forward(inputs, options, results)
@@ -100,11 +106,16 @@ def backward(
     top_index: Tensor,
     totals: Tensor,
     *rest: Any,
+    gradient: Tensor | None = None,
 ) -> Tensor:
-    """Implementation of `fluxcore::cross_entropy_bwd` for every device: the gradient, contiguous, in logits' dtype."""
+    """Implementation of `fluxcore::cross_entropy_bwd` for every device: the gradient, contiguous, in logits' dtype.
+
+    `gradient` is where it is written, if not into new memory.
+    """
     options = Options(*rest)
     inputs = _inputs(logits, target, weight, token_weight, penalty_mask)
-    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    if gradient is None:
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     match backend_of("cross_entropy", BACKENDS, logits.device):
         case _:
             gradient.copy_(_reference_backward(upstream, inputs, totals, options))
@@ -123,7 +134,7 @@ def empty_results(logits: Tensor, options: Options, with_gradient: bool) -> Resu
     N, V = logits.shape
     dtype, device = wide_dtype(logits), logits.device
     return Results(
-        loss=torch.empty((N,) if options.reduction == "none" else (), dtype=dtype, device=device),
+        loss=torch.empty((N,) if options.reduction in ("none", "given") else (), dtype=dtype, device=device),
         stats=torch.empty(((options.outputs & 127).bit_count(), N), dtype=dtype, device=device),
         argmax=torch.empty((N,), dtype=torch.int64, device=device),
         state=torch.empty((7, N), dtype=dtype, device=device),
@@ -148,15 +159,16 @@ def _inputs(
 def _reference_forward(inputs: Inputs, options: Options, results: Results) -> None:
     logits, target, weight, token_weight, penalty_mask = inputs
     V = logits.shape[1]
-    results.loss.copy_(_reference_loss(inputs, options))
     ones = results.state.new_ones(logits.shape[0])
     a, mask = (ones if value is None else value for value in (token_weight, penalty_mask))
     dead, _ = reference.dead_and_invalid_rows(target, V, a, options.ignore_index)
-    results.totals.copy_(
-        reference.reduction_totals(target, V, weight, a, mask, options.ignore_index, options.reduction)
-    )
+    if options.reduction != "given":
+        results.totals.copy_(
+            reference.reduction_totals(target, V, weight, a, mask, options.ignore_index, options.reduction)
+        )
 
     x = reference.transform_logits(logits, options.temperature, options.softcap or None)
+    results.loss.copy_(_reference_loss(x, target, weight, a, mask, results.totals, options))
     row = reference.row_state(x, options.top_k or None)
     x_y = torch.zeros_like(row.m) if target.is_floating_point() else reference.target_logit(x, target)
     m, s, mass_rest = row.m, row.s, torch.zeros_like(row.m)
@@ -183,25 +195,23 @@ def _reference_forward(inputs: Inputs, options: Options, results: Results) -> No
         results.gradient.copy_(_reference_backward(one, inputs, results.totals, options))
 
 
-def _reference_loss(inputs: Inputs, options: Options) -> Tensor:
-    logits, target, weight, token_weight, penalty_mask = inputs
-    loss = reference.cross_entropy(
-        logits,
+def _reference_loss(
+    x: Tensor, target: Tensor, weight: Tensor | None, a: Tensor, mask: Tensor, totals: Tensor, options: Options
+) -> Tensor:
+    rows = reference.cross_entropy_rows(
+        x,
         target,
-        weight=weight,
-        token_weight=token_weight,
+        weight,
+        a,
+        mask,
+        totals,
         ignore_index=options.ignore_index,
-        reduction=options.reduction,
         label_smoothing=options.label_smoothing,
         lse_square_scale=options.lse_square_scale,
-        softcap=options.softcap or None,
-        temperature=options.temperature,
         penalty=options.sharpness,
-        penalty_mask=penalty_mask,
         link=options.link,
     )
-    assert isinstance(loss, Tensor)
-    return loss
+    return rows if options.reduction in ("none", "given") else reference.sum_of_rows(rows, totals)
 
 
 def _reference_backward(upstream: Tensor, inputs: Inputs, totals: Tensor, options: Options) -> Tensor:

@@ -58,11 +58,16 @@ def backward(
     top_k: int,
     temperature: float,
     softcap: float,
+    gradient: Tensor | None = None,
 ) -> Tensor:
-    """Implementation of `fluxcore::softmax_stats_bwd` for every device: the gradient, contiguous, in logits' dtype."""
+    """Implementation of `fluxcore::softmax_stats_bwd` for every device: the gradient, contiguous, in logits' dtype.
+
+    `gradient` is where it is written, if not into new memory.
+    """
     rows = _contiguous_rows(logits)
     grads = grads.contiguous()
-    gradient = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    if gradient is None:
+        gradient = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     if target is not None:
         target = target.contiguous()
     match resolve_backend(logits.device):

@@ -9,9 +9,11 @@ from fluxcore.reference.cross_entropy import (
     class_weights,
     cross_entropy,
     cross_entropy_grad,
+    cross_entropy_rows,
     dead_and_invalid_rows,
     reduction_totals,
     stablemax_weight,
+    sum_of_rows,
 )
 from fluxcore.reference.kl_div import Pair, kl_div, kl_div_grad, kl_state, kl_total, paired, row_divergence
 from fluxcore.reference.softmax_stats import (
@@ -32,6 +34,7 @@ __all__ = [
     "class_weights",
     "cross_entropy",
     "cross_entropy_grad",
+    "cross_entropy_rows",
     "dead_and_invalid_rows",
     "kl_div",
     "kl_div_grad",
@@ -45,6 +48,7 @@ __all__ = [
     "softmax_stats_grad",
     "stablemax_weight",
     "stats_from_state",
+    "sum_of_rows",
     "target_logit",
     "transform_logits",
 ]

@@ -134,11 +134,48 @@ def cross_entropy(
     )
     weight = None if weight is None else weight.to(x.dtype)
     totals = reduction_totals(target, V, weight, a, mask, ignore_index, reduction)
-    dead, invalid = dead_and_invalid_rows(target, V, a, ignore_index)
+    rows = cross_entropy_rows(
+        x,
+        target,
+        weight,
+        a,
+        mask,
+        totals,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        lse_square_scale=lse_square_scale,
+        penalty=penalty,
+        link=link,
+    )
+    loss = rows if reduction == "none" else sum_of_rows(rows, totals)
+    if return_stats is None:
+        return loss
+    k = None if penalty is None else penalty.k
+    y = None if target.is_floating_point() else target
+    options = {"top_k": k, "temperature": temperature, "softcap": softcap}
+    return loss, softmax_stats(logits.detach(), y, outputs=return_stats, **options)  # type: ignore[arg-type]
+
+
+def cross_entropy_rows(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    token_weight: Tensor,
+    penalty_mask: Tensor,
+    totals: Tensor,
+    *,
+    ignore_index: int,
+    label_smoothing: float,
+    lse_square_scale: float,
+    penalty: Sharpness | None,
+    link: str,
+) -> Tensor:
+    """Each row's part [...] of the loss of transformed logits x [..., V], for `reduction_totals` given."""
+    dead, invalid = dead_and_invalid_rows(target, x.shape[-1], token_weight, ignore_index)
 
     x = torch.where(dead.unsqueeze(-1), 0, x)
     odds = link_odds(x, link)
-    c = class_weights(target, V, weight, label_smoothing, x.dtype)
+    c = class_weights(target, x.shape[-1], weight, label_smoothing, x.dtype)
     surprise = odds.s.log1p().unsqueeze(-1) - odds.z
     rows = torch.where(c == 0, 0, c * torch.where(c == 0, 0, surprise)).sum(-1) / totals[0]
     rows = torch.where(odds.s.isnan(), torch.nan, rows)
@@ -147,18 +184,14 @@ def cross_entropy(
         if lse_square_scale:
             rows = rows + lse_square_scale * (row.m + row.s.log1p()).square() / totals[1]
         if penalty is not None:
-            factor = torch.where(totals[2] == 0, 0, penalty.coef * mask / totals[2])
+            factor = torch.where(totals[2] == 0, 0, penalty.coef * penalty_mask / totals[2])
             rows = rows + torch.where(factor == 0, 0, factor * penalty_value(row, penalty.kind))
-    rows = torch.where(dead, 0, torch.where(invalid, torch.nan, a * rows))
-    loss = rows
-    if reduction != "none":
-        loss = rows.double().sum().to(x.dtype) + torch.where(totals[0] == 0, torch.nan, 0).to(x.dtype)
-    if return_stats is None:
-        return loss
-    k = None if penalty is None else penalty.k
-    y = None if target.is_floating_point() else target
-    options = {"top_k": k, "temperature": temperature, "softcap": softcap}
-    return loss, softmax_stats(logits.detach(), y, outputs=return_stats, **options)  # type: ignore[arg-type]
+    return torch.where(dead, 0, torch.where(invalid, torch.nan, token_weight * rows))
+
+
+def sum_of_rows(rows: Tensor, totals: Tensor) -> Tensor:
+    """The loss, a scalar, from its rows; NaN if no row counts in a mean."""
+    return rows.double().sum().to(rows.dtype) + torch.where(totals[0] == 0, torch.nan, 0).to(rows.dtype)
 
 
 def penalty_value(row: RowState, kind: str) -> Tensor:

@@ -5,11 +5,11 @@ import torch
 from support.devices import device_fixture
 
 from fluxcore import SoftmaxStats, softmax_stats
-from fluxcore.ops._cross_entropy_backends import BACKENDS
+from fluxcore.ops import _cross_entropy_backends as backends
 from fluxcore.ops.cross_entropy import cross_entropy
 from fluxcore.sharpness import Sharpness
 
-device = device_fixture(BACKENDS)
+device = device_fixture(backends.BACKENDS)
 REDUCTIONS = ["none", "mean", "sum", "token_mean"]
 
 
@@ -218,3 +218,32 @@ def test_bitwise_equal_from_run_to_run(device):
         runs.append((loss.detach(), gradient(loss, leaf)))
     assert torch.equal(runs[0][0], runs[1][0])
     assert torch.equal(runs[0][1], runs[1][1])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_rows_of_a_whole_take_its_divisors_as_given(reduction, device):
+    logits, target = torch.randn(6, 40, device=device), torch.tensor([3, -100, 39, 0, 7, 7], device=device)
+    inputs = (target, torch.rand(40, device=device), torch.rand(6, device=device), torch.rand(6, device=device))
+    options = backends.Options("softmax", reduction, -100, 0.1, 0.01, "top_k_mass", 0.5, 3, 127, 0.9, 20.0)
+    whole = backends.forward(logits, *inputs, *options, reduction != "none")
+    losses, stats, gradients = [], [], []
+    for start in (0, 4):
+        own = slice(start, start + 4)
+        chunk = [value[own] for value in (logits, *inputs)]
+        chunk[2] = inputs[1]  # of the classes
+        given = options._replace(reduction="given")
+        results = backends.empty_results(chunk[0], given, True)
+        results.totals.copy_(whole.totals)
+        backends.forward(*chunk, *given, True, results=results)
+        losses.append(results.loss)
+        stats.append(results.stats)
+        gradients.append(results.gradient)
+        again = torch.full_like(chunk[0], torch.nan)
+        state = (results.argmax, results.state, results.top_index, results.totals)
+        backends.backward(results.totals.new_ones(()), *chunk, *state, *given, gradient=again)
+        torch.testing.assert_close(again, results.gradient)
+    rows = torch.cat(losses)
+    torch.testing.assert_close(rows if reduction == "none" else rows.sum(), whole.loss)
+    torch.testing.assert_close(torch.cat(stats, 1), whole.stats, equal_nan=True)
+    if reduction != "none":
+        torch.testing.assert_close(torch.cat(gradients), whole.gradient)
