@@ -5,8 +5,24 @@ from importlib.metadata import version
 from fluxcore import _extension_check  # noqa: F401 -- first
 from fluxcore.backends import backend
 from fluxcore.explanation import explain
+from fluxcore.ops.cross_entropy import cross_entropy
+from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
 from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.reference import SoftmaxStats
+from fluxcore.sharpness import Sharpness
+from fluxcore.target_check import check_targets
 
 __version__ = version("fluxcore")
-__all__ = ["SoftmaxStats", "__version__", "backend", "explain", "softmax_stats"]
+__all__ = [
+    "Sharpness",
+    "SoftmaxStats",
+    "__version__",
+    "backend",
+    "check_targets",
+    "cross_entropy",
+    "entropy_from_logits",
+    "explain",
+    "logsumexp",
+    "selective_log_softmax",
+    "softmax_stats",
+]

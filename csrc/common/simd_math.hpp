@@ -1,6 +1,6 @@
 #pragma once
 
-// exp, softcap and sech^2 on whole vectors. Include after common/simd.hpp, in files that fluxcore_simd_sources
+// exp, log1p, softcap and sech^2 on whole vectors. Include after common/simd.hpp, in files that fluxcore_simd_sources
 // compiles.
 
 #include <cmath>
@@ -86,6 +86,33 @@ class Exp<double> {
       1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
       1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
+
+// log(1 + a) for a >= 0, within 2 ulp: log(1 + a) = k ln 2 + 2 artanh(f / (2 + f)), where 1 + a = 2^k (1 + f).
+inline Vec<float> log1p(Vec<float> a) {
+  // Where the 1 is lost anyway, 2^64 is taken out so that 2^-k stays a normal number.
+  const auto large = a > 0x1p64F;
+  const Vec<float> sum = large ? a * 0x1p-64F : 1.0F + a;
+  const Vec<float> rounded_off = a < 1.0F ? a - (sum - 1.0F) : 1.0F - (sum - a);
+  // The bits of sqrt(1/2), below which the exponent of 1 + f would be one less.
+  constexpr std::int32_t kRootHalf = 0x3f3504f3;
+  const Vec<std::int32_t> k = (bits_as<Vec<std::int32_t>>(sum) - kRootHalf) >> 23;
+  const auto power = bits_as<Vec<float>>((127 - k) << 23);
+  const Vec<float> f = (sum * power - 1.0F) + (large ? Vec<float>{} : rounded_off * power);
+  const Vec<float> s = f / (2.0F + f);
+  const Vec<float> y = s * s;
+  const Vec<float> tail = y * (1.0F / 3 + y * (1.0F / 5 + y * (1.0F / 7 + y * (1.0F / 9))));
+  const Vec<float> exponent = __builtin_convertvector(k, Vec<float>) + (large ? splat(64.0F) : Vec<float>{});
+  // NOLINTNEXTLINE(modernize-use-std-numbers): ln 2 in two parts, as above
+  const Vec<float> log = exponent * 0x1.63p-1F + (2.0F * s + (2.0F * (s * tail) - exponent * 2.12194440e-4F));
+  return a < HUGE_VALF ? log : a;
+}
+
+// Lane by lane in the C library, as softcap below.
+inline Vec<double> log1p(Vec<double> a) {
+  Vec<double> y;
+  for (int lane = 0; lane < kLanes<double>; ++lane) y[lane] = std::log1p(a[lane]);
+  return y;
+}
 
 // cap * tanh(x / cap) within 1 ulp: near 0 as x plus a small term, far from it as cap minus one.
 inline Vec<float> softcap(Vec<float> x, float cap) {

@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fluxcore import reference
+from fluxcore import _core, reference
 from fluxcore.backends import Backend
 from fluxcore.ops._checks import wide_dtype
-from fluxcore.ops._dispatch import backend_of, contiguous_rows
+from fluxcore.ops._dispatch import DTYPE_NAMES, backend_of, contiguous_rows, pointer, row_stride_0_or_1
 from fluxcore.reference import SoftmaxStats
 from fluxcore.sharpness import Sharpness
 from fluxcore.target_check import raise_if_out_of_range, targets_are_checked
 
-BACKENDS: tuple[Backend, ...] = ("reference",)
+BACKENDS: tuple[Backend, ...] = ("cpp", "reference")
 """Those that have this op."""
 
 
@@ -89,6 +89,11 @@ def forward(
     if results is None:
         results = empty_results(logits, options, with_gradient)
     match backend_of("cross_entropy", BACKENDS, logits.device):
+        case "cpp":
+            addresses = [pointer(result) for result in results[:-1]]
+            addresses.append(pointer(results.gradient if with_gradient else None))
+            arguments = [*_addresses(inputs), *options, *addresses, torch.get_num_threads()]
+            _core.cross_entropy_fwd(*arguments)
         case _:
             _reference_forward(inputs, options, results)
     return results
@@ -117,6 +122,12 @@ def backward(
     if gradient is None:
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     match backend_of("cross_entropy", BACKENDS, logits.device):
+        case "cpp":
+            upstream = row_stride_0_or_1(upstream)
+            saved = [pointer(tensor) for tensor in (argmax, state, top_index, totals)]
+            arguments = [upstream.data_ptr(), upstream.stride(0) if upstream.dim() else 0, *_addresses(inputs)]
+            arguments += [*saved, *options, gradient.data_ptr(), torch.get_num_threads()]
+            _core.cross_entropy_bwd(*arguments)
         case _:
             gradient.copy_(_reference_backward(upstream, inputs, totals, options))
     return gradient
@@ -125,6 +136,9 @@ def backward(
 def scale_(gradient: Tensor, scale: Tensor) -> None:
     """Implementation of `fluxcore::scale_` for every device."""
     match backend_of("scale_", BACKENDS, gradient.device):
+        case "cpp":
+            name, threads = DTYPE_NAMES[gradient.dtype], torch.get_num_threads()
+            _core.scale_(gradient.data_ptr(), name, gradient.numel(), scale.data_ptr(), threads)
         case _:
             gradient.copy_(gradient * scale)
 
@@ -154,6 +168,20 @@ def _inputs(
     else:
         target = target.contiguous()
     return Inputs(contiguous_rows(logits), target, *optional)
+
+
+def _addresses(inputs: Inputs) -> tuple[Any, ...]:
+    """The inputs as the extension takes them."""
+    logits, target, *optional = inputs
+    return (
+        logits.data_ptr(),
+        DTYPE_NAMES[logits.dtype],
+        *logits.shape,
+        logits.stride(0),
+        target.data_ptr(),
+        target.stride(0) if target.dim() == 2 else 0,
+        *(pointer(tensor) for tensor in optional),
+    )
 
 
 def _reference_forward(inputs: Inputs, options: Options, results: Results) -> None:

@@ -108,8 +108,8 @@ def cross_entropy(
     A row that is ignored, or whose token_weight is 0, has loss 0 and gradient 0 whatever its logits. If none counts,
     "mean" and "token_mean" are NaN, as in torch, and the gradient 0. A target outside [0, V) that is not
     `ignore_index` makes loss and gradient of its row NaN, without waiting for the device; within
-    `fluxcore.target_check.check_targets` it raises. A logit of -inf means p = 0 and gets gradient 0; a class of weight
-    0 then adds nothing. A NaN or +inf, or a row that is all -inf, has loss NaN.
+    `fluxcore.check_targets` it raises. A logit of -inf means p = 0 and gets gradient 0; a class of weight 0 then adds
+    nothing. A NaN or +inf, or a row that is all -inf, has loss NaN.
 
     Args:
         logits: [..., V], float32, bfloat16, float16 or float64. A last dim that is not contiguous is copied first.

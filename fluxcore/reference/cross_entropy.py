@@ -126,7 +126,7 @@ def cross_entropy(
     link: str = "softmax",
     return_stats: Collection[str] | None = None,
 ) -> Tensor | tuple[Tensor, SoftmaxStats]:
-    """The definition of `fluxcore.ops.cross_entropy`: same arguments, same results, unchecked and unfused."""
+    """The definition of `fluxcore.cross_entropy`: same arguments, same results, unchecked and unfused."""
     x = transform_logits(logits, temperature, softcap)
     V = x.shape[-1]
     a, mask = (
