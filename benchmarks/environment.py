@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import ROOT
+from fluxcore.backends import resolve_backend
 
 
 @cache
@@ -22,6 +23,7 @@ def environment(device: torch.device) -> dict[str, str]:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
+    facts["backend"] = resolve_backend(device)
     if device.type == "cpu":
         facts["threads"] = str(torch.get_num_threads())
     facts["date"] = datetime.date.today().isoformat()
@@ -47,6 +49,21 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def free_memory_bytes(device: torch.device) -> int | None:
+    """Memory that a call could take now, without swap; None where the system does not tell."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    free = int(next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")).split()[1])
+    limit, used = (Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory.current"))
+    if limit.exists() and limit.read_text().strip() != "max":
+        return min(free * 1024, int(limit.read_text()) - int(used.read_text()))
+    return free * 1024
 
 
 def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | None:

@@ -14,7 +14,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from benchmarks.environment import environment, peak_memory_mb
+from benchmarks.environment import environment, free_memory_bytes, peak_memory_mb
+from fluxcore.tracing import peak_bytes
 
 Answer = Mapping[str, Tensor]
 OURS = "fluxcore"
@@ -37,6 +38,10 @@ class NotInstalledError(Exception):
     """A rival's package is missing; raised by the contender's `prepare`."""
 
 
+class CannotRunError(Exception):
+    """A rival does not run on this device, or not this case; raised by the contender's `prepare`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One op at one shape; contenders get the inputs and return named tensors."""
@@ -47,7 +52,7 @@ class Case:
     inputs: Callable[[torch.device], tuple[Tensor, ...]]
     """Makes the inputs, rows first; the first one feeds the floor."""
     contenders: Mapping[str, Callable[[], Callable[..., Answer]]]
-    """Each prepares a callable (compiles, imports; may raise NotInstalledError). Ours is named `fluxcore`."""
+    """Each prepares a callable, or raises NotInstalledError or CannotRunError. Ours is named `fluxcore`."""
     truth: Callable[..., Answer]
     """Same arguments; the answer in float64."""
     tolerance: float
@@ -58,6 +63,10 @@ class Case:
     floor: Floor = Floor.COPY
     check_rows: int = 32
     """Rows on which the answers are checked."""
+    memory_like: Mapping[str, Callable[..., Answer]] = field(default_factory=dict)
+    """For a contender by name, plain PyTorch that takes as much memory: what does not fit is not run."""
+    input_bytes: int = 0
+    """Of the inputs; a case whose inputs do not fit is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +78,8 @@ class Row:
     shape: tuple[int, ...]
     dtype: str
     status: str
-    """`ok`, `not installed` or `wrong answer: ...`; only `ok` has figures."""
+    """`ok`, or why not: `not installed: ...`, `cannot run: ...`, `wrong answer: ...`, `needs ... GB`; only `ok` has
+    figures."""
     p20_ms: float | None = None
     p50_ms: float | None = None
     p80_ms: float | None = None
@@ -89,20 +99,34 @@ def run_case(case: Case, device: torch.device, budget_s: float = 1.0) -> list[Ro
     Raises:
         WrongAnswerError: our own answer is wrong.
     """
+    facts = {"case": case.name, "shape": case.shape, "dtype": str(case.dtype).split(".")[-1]}
+    facts |= {"environment": environment(device)}
+    too_large = does_not_fit(case.input_bytes, device)
+    if too_large is not None:
+        return [Row(**facts, contender=name, status=f"inputs alone: {too_large}") for name in case.contenders]
     inputs = case.inputs(device)
     floor = floor_call(case, inputs[0])
-    rows = []
-    for name in case.contenders:
-        status, call = admit(case, name, inputs)
-        facts = {"case": case.name, "contender": name, "shape": case.shape, "dtype": str(case.dtype).split(".")[-1]}
-        facts |= {"status": status, "environment": environment(device)}
-        if call is not None:
-            floor_times = time_call(floor, device, budget_s / 4)
-            times = time_call(lambda call=call: call(*inputs), device, budget_s)
-            peak_mb = peak_memory_mb(lambda call=call: call(*inputs), device)
-            facts |= figures(case, times, floor_times, floor_bytes(case, inputs[0])) | {"peak_mb": peak_mb}
-        rows.append(Row(**facts))
-    return rows
+    return [run_contender(case, name, inputs, floor, facts, budget_s) for name in case.contenders]
+
+
+def run_contender(
+    case: Case,
+    name: str,
+    inputs: tuple[Tensor, ...],
+    floor: Callable[[], object],
+    facts: dict[str, object],
+    budget_s: float,
+) -> Row:
+    """Check and time one contender."""
+    device = inputs[0].device
+    status, call = admit(case, name, inputs)
+    facts = facts | {"contender": name, "status": status}
+    if call is None:
+        return Row(**facts)
+    floor_times = time_call(floor, device, budget_s / 4)
+    times = time_call(lambda: call(*inputs), device, budget_s)
+    peak_mb = peak_memory_mb(lambda: call(*inputs), device)
+    return Row(**facts, **figures(case, times, floor_times, floor_bytes(case, inputs[0])), peak_mb=peak_mb)
 
 
 def admit(case: Case, name: str, inputs: tuple[Tensor, ...]) -> tuple[str, Callable[..., Answer] | None]:
@@ -111,6 +135,12 @@ def admit(case: Case, name: str, inputs: tuple[Tensor, ...]) -> tuple[str, Calla
         call = case.contenders[name]()
     except NotInstalledError as error:
         return f"not installed: {error}", None
+    except CannotRunError as error:
+        return f"cannot run: {error}", None
+    if name in case.memory_like:
+        too_large = does_not_fit(peak_bytes(case.memory_like[name], *inputs), inputs[0].device)
+        if too_large is not None:
+            return too_large, None
     sample = tuple(x[: case.check_rows] for x in inputs)
     error = check_answer(call(*sample), case.truth(*sample), case.tolerance)
     if error is None:
@@ -118,6 +148,14 @@ def admit(case: Case, name: str, inputs: tuple[Tensor, ...]) -> tuple[str, Calla
     if name == OURS:
         raise WrongAnswerError(f"{case.name}: {error}")
     return f"wrong answer: {error}", None
+
+
+def does_not_fit(needed_bytes: int, device: torch.device) -> str | None:
+    """Why a call that needs so much memory is left out, or None. Some is kept free for what the trace does not see."""
+    free_bytes = free_memory_bytes(device)
+    if free_bytes is None or needed_bytes <= 0.9 * free_bytes:
+        return None
+    return f"needs {needed_bytes / 1e9:.1f} GB, of {free_bytes / 1e9:.1f} GB free"
 
 
 def check_answer(answer: Answer, truth: Answer, tolerance: float) -> str | None:

@@ -6,14 +6,12 @@ it would take. What each of our ops launches is counted by the function in `_COU
 """
 
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fluxcore import _core
@@ -28,6 +26,7 @@ from fluxcore.ops.kl_div import kl_div
 from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
 from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.schedule import Launch, Machine, OpCall, Schedule, nbytes
+from fluxcore.tracing import Memory, MemoryTrace
 
 Shape = tuple[int, ...]
 
@@ -218,7 +217,7 @@ def _record(
             alike = argument.may_be_probabilities and tensors and shape == next(iter(tensors.values())).shape
             tensors[name] = torch.empty(shape, dtype=dtype if alike or argument.dtype is None else argument.dtype)
         leaf = next(iter(tensors.values())).requires_grad_(requires_grad)
-        memory = _Memory()
+        memory = Memory()
         with _Recorder(machine, memory) as forward:
             result = op.function(**tensors, **options)
         outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor) and value.requires_grad]
@@ -230,53 +229,18 @@ def _record(
     return forward.launches, backward.launches, memory.peak
 
 
-@dataclass
-class _Memory:
-    """Bytes of the storages that the recorded ops made and that still live."""
-
-    live: int = 0
-    peak: int = 0
-    known: set[int] = field(default_factory=set)
-
-    def add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.known or size == 0:
-            return
-        self.known.add(key)
-        self.live += size
-        weakref.finalize(storage, self._remove, key, size)
-
-    def _remove(self, key: int, size: int) -> None:
-        self.known.discard(key)
-        self.live -= size
-
-    def note(self, workspace_bytes: int) -> None:
-        self.peak = max(self.peak, self.live + workspace_bytes)
-
-
-class _Recorder(TorchDispatchMode):
+class _Recorder(MemoryTrace):
     """Counts what each op dispatched inside would launch."""
 
-    def __init__(self, machine: Machine, memory: _Memory) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, machine: Machine, memory: Memory) -> None:
+        super().__init__(memory)
         self.launches: list[Launch] = []
         self._machine = machine
-        self._memory = memory
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        returns = func._schema.returns
-        is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returns)
-        results = tuple(value for value in tree_leaves(result) if isinstance(value, Tensor))
-        if is_view or func._schema.name.startswith("prim::"):
-            return result
-        launches = self._count(func, args, kwargs or {}, results)
-        for value in results:
-            self._memory.add(value)
-        self._memory.note(max((launch.workspace_bytes for launch in launches), default=0))
+    def observe(self, func: Any, args: Any, kwargs: Any, results: tuple[Tensor, ...]) -> int:
+        launches = self._count(func, args, kwargs, results)
         self.launches += launches
-        return result
+        return max((launch.workspace_bytes for launch in launches), default=0)
 
     def _count(self, func: Any, args: Any, kwargs: Any, results: tuple[Tensor, ...]) -> list[Launch]:
         name = func._schema.name

@@ -57,8 +57,6 @@ class Launch:
     """Read again soon after the first time, from a cache where rows fit in it."""
     exps: int = 0
     """Exponentials, and as many logarithms or tanh where an op takes those an element."""
-    flop: int = 0
-    """Of matrix products; 0 for ops without."""
     workspace_bytes: int = 0
     """Memory that the launch takes and gives back."""
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 import fluxcore
-from benchmarks.harness import Answer, Case, Floor, NotInstalledError
+from benchmarks.harness import Answer, Case, Floor
+from benchmarks.ops.rivals import compiled, from_package
 
 ALL = ("lse", "logprob", "entropy", "varentropy", "max_prob", "one_minus_max_prob")
 TOP_K = 8
@@ -133,17 +133,8 @@ def naive(x: Tensor, target: Tensor, outputs: tuple[str, ...]) -> Answer:
     return answer
 
 
-def compiled(call: Callable[..., Answer]) -> Callable[..., Answer]:
-    # A fresh cache: each case is compiled for its own shape, as it would be in a program with one shape.
-    torch._dynamo.reset()
-    return torch.compile(call, dynamic=False)
-
-
 def trl_entropy() -> Callable[..., Answer]:
-    if find_spec("trl") is None:
-        raise NotInstalledError("trl")
-    from trl.trainer.utils import entropy_from_logits
-
+    entropy_from_logits = from_package("trl", "trl.trainer.utils", "entropy_from_logits")
     return lambda x, _target: {"entropy": entropy_from_logits(x)}
 
 

@@ -4,15 +4,19 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from benchmarks import table
+from benchmarks import harness, table
 from benchmarks.collect import case_label, collect_cases
-from benchmarks.harness import Case, Floor, NotInstalledError, WrongAnswerError, percentile, run_case
+from benchmarks.harness import CannotRunError, Case, Floor, NotInstalledError, WrongAnswerError, percentile, run_case
 
 CPU = torch.device("cpu")
 
 
 def missing():
     raise NotInstalledError("rival")
+
+
+def elsewhere():
+    raise CannotRunError("needs a CUDA device")
 
 
 def case(**changes):
@@ -28,6 +32,7 @@ def case(**changes):
             "nan": lambda: lambda x: {"y": x * torch.nan},
             "other": lambda: lambda x: {"z": x},
             "missing": missing,
+            "elsewhere": elsewhere,
         },
         "truth": lambda x: {"y": 2 * x.double()},
         "tolerance": 1e-6,
@@ -48,6 +53,7 @@ def test_rows_hold_figures_of_those_who_are_right_and_reasons_for_the_others():
     assert rows["nan"].status.startswith("wrong answer: y is off by nan")
     assert rows["other"].status == "wrong answer: gives ['z'], expected some of ['y']"
     assert rows["missing"].status == "not installed: rival"
+    assert rows["elsewhere"].status == "cannot run: needs a CUDA device"
     for name in ("fluxcore", "eager"):
         row = rows[name]
         assert row.status == "ok"
@@ -62,6 +68,29 @@ def test_rows_hold_figures_of_those_who_are_right_and_reasons_for_the_others():
 def test_our_own_wrong_answer_stops_the_run():
     with pytest.raises(WrongAnswerError, match="double: y has shape"):
         run_case(case(contenders={"fluxcore": lambda: lambda x: {"y": x[:1]}}), CPU)
+
+
+def test_what_does_not_fit_into_memory_is_left_out_before_it_runs(monkeypatch):
+    ran = []
+
+    def greedy(x):
+        ran.append(type(x))
+        return {"y": x.expand(1 << 30, 40, 8).exp()[0]}
+
+    rows = run_case(
+        case(
+            contenders={"fluxcore": lambda: lambda x: {"y": 2 * x}, "greedy": lambda: greedy},
+            memory_like={"greedy": greedy},
+        ),
+        CPU,
+        budget_s=0.01,
+    )
+    assert rows[0].status == "ok"
+    assert rows[1].status.startswith("needs 1374.4 GB, of ")
+    assert torch.Tensor not in ran
+    monkeypatch.setattr(harness, "free_memory_bytes", lambda device: 10)
+    rows = run_case(case(input_bytes=100, inputs=None), CPU)
+    assert {row.status for row in rows} == {"inputs alone: needs 0.0 GB, of 0.0 GB free"}
 
 
 def test_the_table_is_made_from_the_rows(tmp_path):
@@ -80,3 +109,5 @@ def test_the_cases_of_all_benchmarks_are_found():
     labels = [case_label(case) for case in collect_cases(CPU)]
     assert len(labels) == len(set(labels))
     assert "softmax_stats/all 1024x50257 float32" in labels
+    assert "cross_entropy/neg_entropy_forward_backward 4096x128256 bfloat16" in labels
+    assert "kl_div/forward 4096x256 float32" in labels
