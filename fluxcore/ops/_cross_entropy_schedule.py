@@ -11,66 +11,103 @@ _ROW_INPUTS = ("target", "weight", "token_weight", "penalty_mask")
 def cross_entropy_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     """Divisors of the reduction, then the rows, then their sum; the C++ function does the three in one call."""
     inputs = call.inputs
-    loss, *_, totals, _ = call.results
-    rest = call.results[1:5] + call.results[6:]
-    logits, targets = inputs["logits"], tuple(inputs[name] for name in _ROW_INPUTS)
+    loss, totals = call.results[0], call.results[5]
     reduces = inputs["reduction"] != "none"
-    # Probabilities are as large as the logits, and no divisor depends on them.
-    read_by_totals = nbytes(inputs["weight"])
+    cpp = machine.backend == "cpp"
+    # The C++ function keeps the rows' losses in double.
+    row_losses = inputs["logits"].shape[0] * (8 if cpp else loss.element_size()) if reduces else 0
+    launches = [
+        Launch(
+            kernel="totals" if cpp else "cross_entropy_totals_kernel",
+            bytes_read=_read_by_totals(call),
+            bytes_written=nbytes(totals),
+        ),
+        *_rows(call, machine, row_losses),
+    ]
+    if reduces:
+        name = "sum of rows" if cpp else "cross_entropy_sum_kernel"
+        launches.append(Launch(kernel=name, bytes_read=row_losses + nbytes(totals), bytes_written=nbytes(loss)))
+    return launches
+
+
+def _read_by_totals(call: OpCall) -> int:
+    inputs = call.inputs
+    read = nbytes(inputs["weight"])
     if inputs["reduction"] in ("mean", "token_mean"):
-        read_by_totals += nbytes(*(value for value in targets[2:] if value is not None))
-        read_by_totals += 0 if inputs["target"].is_floating_point() else nbytes(inputs["target"])
+        read += nbytes(inputs["token_weight"], inputs["penalty_mask"])
+        # No divisor depends on the probabilities, which are as large as the logits.
+        read += 0 if inputs["target"].is_floating_point() else nbytes(inputs["target"])
+    return read
+
+
+def _rows(call: OpCall, machine: Machine, row_losses: int) -> list[Launch]:
+    """The kernel over the rows; rows that are split leave their parts to others, which also make the gradient."""
+    inputs = call.inputs
+    loss, stats, argmax, state, top_index, _, gradient = call.results
+    logits, fused = inputs["logits"], inputs["with_gradient"]
+    cpp = machine.backend == "cpp"
     walk = row_walk(logits, machine, max_splits=_max_splits(machine, inputs["top_k"]))
-    rereads = inputs["with_gradient"] + (machine.backend == "cpp" and _has_shares(call)) + bool(inputs["top_k"])
-    row_losses = logits.shape[0] * (8 if machine.backend == "cpp" else loss.element_size()) if reduces else 0
+    read = nbytes(logits, *(inputs[name] for name in _ROW_INPUTS))
+    results = nbytes(stats, argmax, state, top_index) + (row_losses or nbytes(loss))
+    exps = logits.numel() * exps_an_element(call)
+    parts = 0
+    if walk.splits > 1:
+        numbers = 8 if _has_shares(call) or inputs["target"].is_floating_point() else 5
+        parts = logits.shape[0] * walk.splits * (numbers * state.element_size() + 4)
+    in_one = fused and not parts
+    rereads = in_one + (cpp and _has_shares(call)) + bool(inputs["top_k"])
     rows = Launch(
-        kernel="cross_entropy_fwd" if machine.backend == "cpp" else "cross_entropy_fwd_kernel",
+        kernel="cross_entropy_fwd" if cpp else "cross_entropy_fwd_kernel",
         regime=walk.regime,
         work=walk.work,
-        bytes_read=nbytes(logits, *targets),
-        bytes_written=nbytes(*rest) + (row_losses or nbytes(loss)),
+        bytes_read=read,
+        bytes_written=parts or results + nbytes(gradient),
         bytes_reread=rereads * nbytes(logits),
-        exps=logits.numel() * exps_an_element(call) * (2 if inputs["with_gradient"] else 1),
-        workspace_bytes=row_losses,
+        exps=exps * (2 if in_one else 1),
+        workspace_bytes=row_losses + parts,
     )
-    totals_launch = Launch(
-        kernel="totals" if machine.backend == "cpp" else "cross_entropy_totals_kernel",
-        bytes_read=read_by_totals,
-        bytes_written=nbytes(totals),
+    if not parts:
+        return [rows]
+    merge = Launch(
+        kernel="cross_entropy_merge_kernel",
+        work=f"grid {logits.shape[0]}",
+        bytes_read=parts + read - nbytes(logits),
+        bytes_written=results,
+        workspace_bytes=row_losses + parts,
     )
-    sum_launch = Launch(
-        kernel="sum of rows" if machine.backend == "cpp" else "cross_entropy_sum_kernel",
-        bytes_read=row_losses,
-        bytes_written=nbytes(loss),
-    )
-    return [totals_launch, rows, sum_launch] if reduces else [totals_launch, rows]
+    if not fused:
+        return [rows, merge]
+    one = Launch(kernel="aten::ones", bytes_read=0, bytes_written=state.element_size())
+    return [rows, merge, one, _gradient(call, machine, nbytes(argmax, state, top_index), nbytes(gradient))]
 
 
 def cross_entropy_bwd(call: OpCall, machine: Machine) -> list[Launch]:
     """One read of the logits, one write of their gradient."""
-    logits = call.inputs["logits"]
-    walk = row_walk(logits, machine, max_splits=_max_splits(machine, 0))
-    read = (*_ROW_INPUTS, "upstream", "logits", "argmax", "state", "top_index", "totals")
-    return [
-        Launch(
-            kernel="cross_entropy_bwd" if machine.backend == "cpp" else "cross_entropy_bwd_kernel",
-            regime=walk.regime,
-            work=walk.work,
-            bytes_read=nbytes(*(call.inputs[name] for name in read)),
-            bytes_written=nbytes(*call.results),
-            exps=logits.numel() * exps_an_element(call),
-        )
-    ]
+    saved = nbytes(*(call.inputs[name] for name in ("upstream", "argmax", "state", "top_index", "totals")))
+    return [_gradient(call, machine, saved, nbytes(*call.results))]
+
+
+def _gradient(call: OpCall, machine: Machine, saved_bytes: int, gradient_bytes: int) -> Launch:
+    logits, kernel, max_splits = call.inputs["logits"], "cross_entropy_bwd", 1
+    if machine.backend == "triton":
+        from fluxcore.kernels.row_gradient import MAX_SPLITS
+
+        kernel, max_splits = "cross_entropy_bwd_kernel", MAX_SPLITS
+    walk = row_walk(logits, machine, max_splits=max_splits)
+    return Launch(
+        kernel=kernel,
+        regime=walk.regime,
+        work=walk.work,
+        bytes_read=nbytes(logits, *(call.inputs[name] for name in _ROW_INPUTS)) + saved_bytes,
+        bytes_written=gradient_bytes,
+        exps=logits.numel() * exps_an_element(call),
+    )
 
 
 def scale_(call: OpCall, machine: Machine) -> list[Launch]:
     """Reads one number, and touches the gradient only if that is not 1; counted for 1, as `loss.backward()` has it."""
-    scale = call.inputs["scale"]
-    return [
-        Launch(
-            kernel="scale_" if machine.backend == "cpp" else "scale_kernel", bytes_read=nbytes(scale), bytes_written=0
-        )
-    ]
+    name = "scale_" if machine.backend == "cpp" else "scale_kernel"
+    return [Launch(kernel=name, bytes_read=nbytes(call.inputs["scale"]), bytes_written=0)]
 
 
 def exps_an_element(call: OpCall) -> int:
