@@ -12,7 +12,8 @@
 namespace fluxcore {
 
 enum class Link { softmax, stablemax };
-enum class Reduction { none, mean, sum, token_mean };
+// given: rows of a larger whole, whose totals the caller knows.
+enum class Reduction { none, mean, sum, token_mean, given };
 enum class Penalty { none, non_max_sum, neg_entropy, neg_max_prob, top_k_mass };
 
 // Throw std::invalid_argument that lists the names, for another name. No penalty is the empty name.
@@ -40,12 +41,12 @@ struct CrossEntropyCall {
 };
 
 struct CrossEntropyResults {
-  void* loss;               // [N] wide for Reduction::none, else one
+  void* loss;               // [N] wide for Reduction::none and given, else one
   void* stats;              // [outputs set, N] wide
   std::int64_t* argmax;     // [N]
   void* state;              // [7, N] wide: m, s, t, x_y, inside, outside, mass_rest (see CrossEntropyState)
   std::int32_t* top_index;  // [N, top_k]
-  void* totals;             // [4] wide: divisors of loss, z-loss and penalty, and the sum of the class weights
+  void* totals;             // [4] wide: divisors of loss, z-loss and penalty, sum of the class weights; given: an input
   void* gradient;           // [N, V] contiguous, of x's type: of the loss by x; or none
 };
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "common/huge_pages.hpp"
 #include "common/parallel.hpp"
 #include "ops/cross_entropy_gradient.hpp"
 
@@ -18,18 +19,14 @@ CrossEntropyState load_state(const CrossEntropyCall& call, const void* state, st
           .mass_rest = field(6)};
 }
 
-CrossEntropyTotals load_totals(const CrossEntropyCall& call, const void* totals) {
-  const auto field = [&](std::int64_t i) { return wide_at(totals, call.logits.dtype, i); };
-  return {.loss = field(0), .z_loss = field(1), .penalty = field(2), .weights = field(3)};
-}
-
 }  // namespace
 
 void cross_entropy_bwd(const CrossEntropyCall& call, const CrossEntropyGrads& grads) {
   check_cross_entropy(call);
   const SoftmaxStatsCall& logits = call.logits;
-  const CrossEntropyPass pass(call, load_totals(call, grads.totals));
-  const std::size_t row_bytes = static_cast<std::size_t>(logits.classes) * dtype_size(logits.dtype);
+  const CrossEntropyPass pass(call, load_totals(grads.totals, logits.dtype));
+  const std::size_t row_bytes = gradient_row_bytes(call);
+  prefer_huge_pages(grads.gradient, static_cast<std::size_t>(logits.rows) * row_bytes);
   parallel_for(logits.rows, softmax_row_grain(logits), logits.threads, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       void* gradient = static_cast<std::byte*>(grads.gradient) + static_cast<std::size_t>(row) * row_bytes;

@@ -34,8 +34,8 @@ Link link_from_name(std::string_view name) {
 }
 
 Reduction reduction_from_name(std::string_view name) {
-  return enum_from_name<Reduction>("reduction", std::to_array<std::string_view>({"none", "mean", "sum", "token_mean"}),
-                                   name);
+  return enum_from_name<Reduction>(
+      "reduction", std::to_array<std::string_view>({"none", "mean", "sum", "token_mean", "given"}), name);
 }
 
 Penalty penalty_from_name(std::string_view name) {
@@ -71,6 +71,11 @@ void check_cross_entropy(const CrossEntropyCall& call) {
   }
 }
 
+CrossEntropyTotals load_totals(const void* totals, DType dtype) {
+  const auto field = [&](std::int64_t i) { return wide_at(totals, dtype, i); };
+  return {.loss = field(0), .z_loss = field(1), .penalty = field(2), .weights = field(3)};
+}
+
 CrossEntropyTotals cross_entropy_totals(const CrossEntropyCall& call) {
   const DType dtype = call.logits.dtype;
   const auto or_one = [dtype](const void* values, std::int64_t i) {
@@ -79,7 +84,7 @@ CrossEntropyTotals cross_entropy_totals(const CrossEntropyCall& call) {
   CrossEntropyTotals totals = {.loss = 1.0, .z_loss = 1.0, .penalty = 1.0, .weights = 0.0};
   totals.weights = call.weight != nullptr ? sum_of(call.weight, dtype, call.logits.classes)
                                           : static_cast<double>(call.logits.classes);
-  if (call.reduction == Reduction::none || call.reduction == Reduction::sum) return totals;
+  if (call.reduction != Reduction::mean && call.reduction != Reduction::token_mean) return totals;
   double counted = 0.0;
   double by_class = 0.0;
   double by_token = 0.0;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <vector>
 
+#include "common/huge_pages.hpp"
 #include "common/parallel.hpp"
 #include "ops/cross_entropy_gradient.hpp"
 #include "ops/cross_entropy_row.hpp"
@@ -110,8 +111,7 @@ class ForwardRows {
   }
 
   void write_gradient(const CrossEntropyRow& target, const RowOutcome& outcome, std::int64_t row) const {
-    const SoftmaxStatsCall& logits = pass_.call.logits;
-    const std::size_t row_bytes = static_cast<std::size_t>(logits.classes) * dtype_size(logits.dtype);
+    const std::size_t row_bytes = gradient_row_bytes(pass_.call);
     void* gradient = static_cast<std::byte*>(results_.gradient) + static_cast<std::size_t>(row) * row_bytes;
     if (target.dead()) {
       std::memset(gradient, 0, row_bytes);
@@ -144,7 +144,7 @@ void store_totals(const CrossEntropyTotals& totals, void* to) {
 template <class C>
 void store_loss(const CrossEntropyPass& pass, const std::vector<double>& rows, void* to) {
   C* loss = static_cast<C*>(to);
-  if (pass.call.reduction == Reduction::none) {
+  if (pass.call.reduction == Reduction::none || pass.call.reduction == Reduction::given) {
     for (std::size_t row = 0; row < rows.size(); ++row) loss[row] = static_cast<C>(rows[row]);
     return;
   }
@@ -157,7 +157,11 @@ void store_loss(const CrossEntropyPass& pass, const std::vector<double>& rows, v
 
 void cross_entropy_fwd(const CrossEntropyCall& call, const CrossEntropyResults& results) {
   check_cross_entropy(call);
-  const CrossEntropyPass pass(call, cross_entropy_totals(call));
+  const bool given = call.reduction == Reduction::given;
+  const CrossEntropyPass pass(call,
+                              given ? load_totals(results.totals, call.logits.dtype) : cross_entropy_totals(call));
+  if (results.gradient != nullptr)
+    prefer_huge_pages(results.gradient, static_cast<std::size_t>(call.logits.rows) * gradient_row_bytes(call));
   std::vector<double> losses(static_cast<std::size_t>(call.logits.rows));
   parallel_for(call.logits.rows, softmax_row_grain(call.logits), call.logits.threads,
                [&](std::int64_t begin, std::int64_t end) {
@@ -165,10 +169,10 @@ void cross_entropy_fwd(const CrossEntropyCall& call, const CrossEntropyResults& 
                  for (std::int64_t row = begin; row < end; ++row) losses[static_cast<std::size_t>(row)] = rows.run(row);
                });
   if (call.logits.dtype == DType::float64) {
-    store_totals<double>(pass.totals, results.totals);
+    if (!given) store_totals<double>(pass.totals, results.totals);
     store_loss<double>(pass, losses, results.loss);
   } else {
-    store_totals<float>(pass.totals, results.totals);
+    if (!given) store_totals<float>(pass.totals, results.totals);
     store_loss<float>(pass, losses, results.loss);
   }
 }

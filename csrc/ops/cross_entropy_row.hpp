@@ -21,10 +21,19 @@ struct CrossEntropyTotals {
 // One element of a [..] wide tensor.
 double wide_at(const void* values, DType dtype, std::int64_t i);
 
+// The gradient is contiguous.
+inline std::size_t gradient_row_bytes(const CrossEntropyCall& call) {
+  return static_cast<std::size_t>(call.logits.classes) * dtype_size(call.logits.dtype);
+}
+
 // Throws std::invalid_argument.
 void check_cross_entropy(const CrossEntropyCall& call);
 
+// Not for Reduction::given.
 CrossEntropyTotals cross_entropy_totals(const CrossEntropyCall& call);
+
+// From [4] wide.
+CrossEntropyTotals load_totals(const void* totals, DType dtype);
 
 // What of a call is the same for all rows.
 struct CrossEntropyPass {
