@@ -5,7 +5,10 @@ from importlib.metadata import version
 from fluxcore import _extension_check  # noqa: F401 -- first
 from fluxcore.backends import backend
 from fluxcore.explanation import explain
+from fluxcore.ops._linear_schedule import LinearOptions
 from fluxcore.ops.cross_entropy import cross_entropy
+from fluxcore.ops.linear_cross_entropy import linear_cross_entropy
+from fluxcore.ops.linear_softmax_stats import linear_softmax_stats
 from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
 from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.reference import SoftmaxStats
@@ -14,6 +17,7 @@ from fluxcore.target_check import check_targets
 
 __version__ = version("fluxcore")
 __all__ = [
+    "LinearOptions",
     "Sharpness",
     "SoftmaxStats",
     "__version__",
@@ -22,6 +26,8 @@ __all__ = [
     "cross_entropy",
     "entropy_from_logits",
     "explain",
+    "linear_cross_entropy",
+    "linear_softmax_stats",
     "logsumexp",
     "selective_log_softmax",
     "softmax_stats",

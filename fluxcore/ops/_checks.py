@@ -77,9 +77,9 @@ def check_same_device(name: str, value: Tensor, logits: Tensor) -> None:
 
 
 def check_no_gradient(name: str, value: Tensor) -> None:
-    """Only logits get a gradient; dropping that of another argument silently would be wrong."""
+    """It gets no gradient; to drop it silently would be wrong."""
     if value.requires_grad and torch.is_grad_enabled():
-        raise ValueError(f"`{name}` must not require grad: only `logits` gets a gradient\n\nPass `{name}.detach()`.")
+        raise ValueError(f"`{name}` must not require grad: it gets no gradient\n\nPass `{name}.detach()`.")
 
 
 def checked_row_weights(name: str, value: Tensor | None, logits: Tensor) -> Tensor | None:

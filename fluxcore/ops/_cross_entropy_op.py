@@ -26,7 +26,7 @@ from torch.library import Library, register_autograd, register_fake
 
 from fluxcore.ops import _cross_entropy_backends as backends
 
-_OPTIONS = (
+OPTIONS_SCHEMA = (
     "str link, str reduction, int ignore_index, float label_smoothing, float lse_square_scale, str penalty,"
     " float penalty_coef, int top_k, int outputs, float temperature, float softcap"
 )
@@ -34,14 +34,14 @@ _library = Library("fluxcore", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order)
 _library.define(
     "cross_entropy_fwd(Tensor logits, Tensor target, Tensor? weight, Tensor? token_weight, Tensor? penalty_mask,"
-    f" {_OPTIONS}, bool with_gradient) -> (Tensor loss, Tensor stats, Tensor argmax, Tensor state, Tensor top_index,"
-    " Tensor totals, Tensor gradient)",
+    f" {OPTIONS_SCHEMA}, bool with_gradient) -> (Tensor loss, Tensor stats, Tensor argmax, Tensor state,"
+    " Tensor top_index, Tensor totals, Tensor gradient)",
     tags=_tags,
 )
 _library.define(
     "cross_entropy_bwd(Tensor upstream, Tensor logits, Tensor target, Tensor? weight, Tensor? token_weight,"
     " Tensor? penalty_mask, Tensor argmax, Tensor state, Tensor top_index, Tensor totals,"
-    f" {_OPTIONS}) -> Tensor",
+    f" {OPTIONS_SCHEMA}) -> Tensor",
     tags=_tags,
 )
 _library.define("scale_(Tensor(a!) gradient, Tensor scale) -> ()", tags=_tags)

@@ -15,7 +15,8 @@ from fluxcore.ops._checks import (
     check_temperature,
     checked_row_weights,
 )
-from fluxcore.ops.cross_entropy import REDUCTIONS, Reduction
+from fluxcore.ops._cross_entropy_checks import REDUCTIONS
+from fluxcore.ops.cross_entropy import Reduction
 
 Direction = Literal["policy_ref", "ref_policy", "jsd"]
 DIRECTIONS = ("policy_ref", "ref_policy", "jsd")

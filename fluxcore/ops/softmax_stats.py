@@ -52,21 +52,40 @@ def softmax_stats(
 
     Source: online normalizer, arXiv:1805.02867, with the largest logit kept out of the sums.
     """
-    bits = output_bits(outputs)
     check_logits(logits)
-    _check_options(bits, top_k, temperature, softcap, logits.shape[-1])
+    bits, flat_target = checked_arguments(logits, target, outputs, top_k, temperature, softcap)
     shape = logits.shape[:-1]
-    rows = logits if logits.dim() == 2 else logits.reshape(shape.numel(), logits.shape[-1])
-    flat_target = None
-    if bits & _BITS["logprob"]:
-        flat_target = _checked_target(target, logits).reshape(rows.shape[0])
     stats, argmax, _, _ = torch.ops.fluxcore.softmax_stats_fwd(
-        rows, flat_target, bits, top_k or 0, float(temperature), float(softcap or 0)
+        logits if logits.dim() == 2 else logits.reshape(shape.numel(), logits.shape[-1]),
+        flat_target,
+        bits,
+        top_k or 0,
+        float(temperature),
+        float(softcap or 0),
     )
+    return named_stats(stats, argmax, bits, outputs, shape)
+
+
+def checked_arguments(
+    logits: Tensor,
+    target: Tensor | None,
+    outputs: Collection[str],
+    top_k: int | None,
+    temperature: float,
+    softcap: float | None,
+) -> tuple[int, Tensor | None]:
+    """The op's `outputs`, and its target [N] where it is needed; only shape, dtype and device of `logits` are used."""
+    bits = output_bits(outputs)
+    _check_options(bits, top_k, temperature, softcap, logits.shape[-1])
+    return bits, _checked_target(target, logits).reshape(-1) if bits & _BITS["logprob"] else None
+
+
+def named_stats(stats: Tensor, argmax: Tensor, bits: int, outputs: Collection[str], shape: torch.Size) -> SoftmaxStats:
+    """The op's results [number of outputs, N] and [N] by their names, in the shape of the rows."""
     fields = dict(zip((name for name in REAL_OUTPUTS if bits & _BITS[name]), stats.unbind(0), strict=True))
     if "argmax" in outputs:
         fields["argmax"] = argmax
-    if logits.dim() != 2:
+    if len(shape) != 1:
         fields = {name: value.reshape(shape) for name, value in fields.items()}
     return SoftmaxStats(**fields)
 

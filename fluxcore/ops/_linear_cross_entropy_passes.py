@@ -1,0 +1,166 @@
+"""`linear_cross_entropy` on every device: chunks of logits by the platform's matrix product, then our row kernels."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fluxcore import reference
+from fluxcore.ops import _cross_entropy_backends as row_kernels
+from fluxcore.ops._cross_entropy_backends import Options, Results
+from fluxcore.ops._linear_head import (
+    Gradients,
+    LinearHead,
+    Plan,
+    Rows,
+    Wanted,
+    live_rows,
+    no_gradients,
+    put,
+    take,
+    take_or_none,
+)
+from fluxcore.target_check import raise_if_out_of_range, targets_are_checked
+
+OPTIONS = len(Options._fields)
+PLAN = len(Plan._fields)
+
+
+class Arguments(NamedTuple):
+    """The tensors of both ops, in the order of their schemas."""
+
+    input: Tensor
+    """[N, D]"""
+    linear_weight: Tensor
+    """[V, D]"""
+    linear_bias: Tensor | None
+    """[V]"""
+    target: Tensor
+    """[N] int64, or probabilities [N, V]."""
+    weight: Tensor | None
+    """[V]"""
+    token_weight: Tensor | None
+    """[N]"""
+    penalty_mask: Tensor | None
+    """[N]"""
+
+
+TENSORS = len(Arguments._fields)
+_IN_ROWS = ("target", "token_weight", "penalty_mask")
+_SAVED = ("argmax", "state", "top_index", "totals")
+_ROW_DIM = {"stats": 1, "state": 1}
+"""Where the rows of a result are, if not first."""
+
+
+def forward(*args: Any) -> tuple[Tensor, ...]:
+    """Implementation of `fluxcore::linear_cross_entropy_fwd`: results of the row kernels, then `Gradients`."""
+    arguments, options, plan, wanted = split_forward(args)
+    if not arguments.target.is_floating_point() and targets_are_checked():
+        raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
+    head = _head(arguments, plan, wanted)
+    results = empty_results(arguments, options, plan)
+    results.totals.copy_(_totals(arguments, options, results.totals.dtype))
+    dead = _dead(arguments, options)
+    live = None if options.outputs else live_rows(dead)
+    if live is not None:
+        for value in (results.loss, results.argmax, results.state, results.top_index):
+            value.zero_()
+    rows_loss = results.loss if options.reduction == "none" else results.loss.new_zeros(dead.shape)
+    given = options._replace(reduction="given")
+    for rows in head.chunks(live):
+        logits = head.logits(rows)
+        part = row_kernels.empty_results(logits, given, False)
+        part.totals.copy_(results.totals)
+        if any(wanted):
+            part = part._replace(gradient=head.gradient_memory(logits.shape[0]))
+        row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, any(wanted), results=part)
+        put(rows_loss, rows, part.loss)
+        for name in ("stats", "argmax", "state", "top_index"):
+            put(getattr(results, name), rows, getattr(part, name), _ROW_DIM.get(name, 0))
+        if any(wanted):
+            head.add(rows, part.gradient, take(dead, rows) if live is None else None)
+    if options.reduction != "none":
+        results.loss.copy_(reference.sum_of_rows(rows_loss, results.totals))
+    return *results[:-1], *head.gradients()
+
+
+def backward(*args: Any) -> Gradients:
+    """Implementation of `fluxcore::linear_cross_entropy_bwd`: makes the logits of each chunk again."""
+    upstream, arguments, saved, options, plan, wanted = split_backward(args)
+    head = _head(arguments, plan, wanted)
+    dead = _dead(arguments, options) | (upstream == 0)
+    live = live_rows(dead)
+    for rows in head.chunks(live):
+        logits = head.logits(rows)
+        # The kernels take a chunk's state to be contiguous.
+        own = (take(saved[name], rows, _ROW_DIM.get(name, 0)).contiguous() for name in _SAVED[:-1])
+        gradient = row_kernels.backward(
+            take(upstream, rows) if upstream.dim() else upstream,
+            logits,
+            *_row_inputs(arguments, rows, logits.dtype),
+            *own,
+            saved["totals"],
+            *options,
+            gradient=head.gradient_memory(logits.shape[0]),
+        )
+        head.add(rows, gradient, take(dead, rows) if live is None else None)
+    return head.gradients()
+
+
+def split_forward(args: Any) -> tuple[Arguments, Options, Plan, Wanted]:
+    """The forward op's arguments by what they are."""
+    return Arguments(*args[:TENSORS]), *_split_options(args[TENSORS:])
+
+
+def split_backward(args: Any) -> tuple[Tensor, Arguments, dict[str, Tensor], Options, Plan, Wanted]:
+    """The backward op's arguments by what they are."""
+    end = 1 + TENSORS + len(_SAVED)
+    saved = dict(zip(_SAVED, args[1 + TENSORS : end], strict=True))
+    return args[0], Arguments(*args[1 : 1 + TENSORS]), saved, *_split_options(args[end:])
+
+
+def _split_options(args: Any) -> tuple[Options, Plan, Wanted]:
+    return Options(*args[:OPTIONS]), Plan(*args[OPTIONS : OPTIONS + PLAN]), Wanted(*args[OPTIONS + PLAN])
+
+
+def empty_results(arguments: Arguments, options: Options, plan: Plan) -> Results:
+    """Uninitialised results of the forward pass; its gradient of the logits has no rows."""
+    N, V = arguments.input.shape[0], arguments.linear_weight.shape[0]
+    logits = arguments.input.new_empty((1, 1), dtype=plan.compute_dtype).expand(N, V)
+    return row_kernels.empty_results(logits, options, False)
+
+
+def empty_gradients(arguments: Arguments, wanted: Wanted) -> Gradients:
+    """Uninitialised, of the shapes and dtypes of input, weight and bias."""
+    return no_gradients(arguments.input, arguments.linear_weight, arguments.linear_bias, wanted)
+
+
+def _head(arguments: Arguments, plan: Plan, wanted: Wanted) -> LinearHead:
+    return LinearHead(*arguments[:3], plan, wanted, buffers=2 if any(wanted) else 1)
+
+
+def _dead(arguments: Arguments, options: Options) -> Tensor:
+    """Rows [N] without loss or gradient."""
+    ones = arguments.input.new_ones(arguments.input.shape[0])
+    a = ones if arguments.token_weight is None else arguments.token_weight
+    V = arguments.linear_weight.shape[0]
+    return reference.dead_and_invalid_rows(arguments.target, V, a, options.ignore_index)[0]
+
+
+def _totals(arguments: Arguments, options: Options, dtype: torch.dtype) -> Tensor:
+    """The divisors over all rows: they depend on no logit."""
+    ones = torch.ones(arguments.input.shape[0], dtype=torch.float64, device=arguments.input.device)
+    a, mask = (ones if value is None else value.double() for value in (arguments.token_weight, arguments.penalty_mask))
+    weight = None if arguments.weight is None else arguments.weight.double()
+    V = arguments.linear_weight.shape[0]
+    totals = reference.reduction_totals(arguments.target, V, weight, a, mask, options.ignore_index, options.reduction)
+    return totals.to(dtype)
+
+
+def _row_inputs(
+    arguments: Arguments, rows: Rows, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Target, class weights, token weights and penalty mask of the rows of a chunk."""
+    target, token_weight, penalty_mask = (take_or_none(getattr(arguments, name), rows) for name in _IN_ROWS)
+    assert target is not None
+    return target.to(dtype) if target.is_floating_point() else target, arguments.weight, token_weight, penalty_mask

@@ -1,0 +1,197 @@
+"""Logits X W^T + b of some rows at a time, and the gradients by X, W and b of what is made of them.
+
+Letters: N rows, V classes, D hidden size, C rows of a chunk.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey
+from torch.library import Library
+
+from fluxcore.ops._linear_schedule import Passes, rows_of_chunk
+
+Rows = slice | Tensor
+"""Rows of a chunk: a range, or their indices."""
+
+
+class Plan(NamedTuple):
+    """How a pass is run; arguments of the ops in the order of their schemas."""
+
+    workspace_bytes: int
+    """0: the default."""
+    rows: int
+    """0: chosen."""
+    accumulate: torch.dtype | None
+    """None: at least float32."""
+    compute_dtype: torch.dtype | None
+    """Of the matrix products and the logits; None: that of the input."""
+
+
+class Wanted(NamedTuple):
+    """Of which gradients are made."""
+
+    input: bool
+    weight: bool
+    bias: bool
+
+
+class Gradients(NamedTuple):
+    """Those not wanted have no rows."""
+
+    input: Tensor
+    """[N, D]"""
+    weight: Tensor
+    """[V, D]"""
+    bias: Tensor
+    """[V]"""
+
+
+PLAN_SCHEMA = "int workspace_bytes, int rows, ScalarType? accumulate, ScalarType? compute_dtype"
+
+
+class LinearHead:
+    """The products of one forward or backward pass.
+
+    Memory for the logits of a chunk and for their gradient is taken once. A gradient by the weight is summed over the
+    chunks in float32 at least, so that its rounding does not grow with their number.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, wanted: Wanted, *, buffers: int
+    ) -> None:
+        """`hidden` [N, D], `weight` [V, D], `bias` [V]; `buffers` is 2 if the gradient of the logits is made."""
+        dtype = plan.compute_dtype or hidden.dtype
+        self._hidden, self._original = hidden, Gradients(hidden, weight, weight if bias is None else bias)
+        self._dtype, self._wanted = dtype, wanted
+        self._weight = weight.to(dtype)
+        self._bias = None if bias is None else bias.to(dtype)
+        self._accumulate = plan.accumulate or torch.promote_types(dtype, torch.float32)
+        N, V = hidden.shape[0], weight.shape[0]
+        passes = Passes(wanted.input, wanted.weight, buffers)
+        self.chunk = rows_of_chunk(
+            N, V, dtype, hidden.device.type, passes, plan.workspace_bytes, plan.rows, self._accumulate
+        )
+        self._logits = torch.empty((min(self.chunk, N), V), dtype=dtype, device=hidden.device)
+        self._gradient = torch.empty((min(self.chunk, N) if buffers == 2 else 0, V), dtype=dtype, device=hidden.device)
+        self._sums = Gradients(
+            torch.zeros_like(hidden) if wanted.input else hidden.new_empty((0, hidden.shape[1])),
+            self._zeros(weight, wanted.weight),
+            self._zeros(self._original.bias, wanted.bias),
+        )
+
+    def _zeros(self, like: Tensor, wanted: bool) -> Tensor:
+        shape = like.shape if wanted else (0, *like.shape[1:])
+        return torch.zeros(shape, dtype=self._accumulate, device=like.device)
+
+    def chunks(self, live: Tensor | None) -> Iterator[Rows]:
+        """Chunks of all rows, or of the rows [L] whose indices are given."""
+        if live is None:
+            N = self._hidden.shape[0]
+            yield from (slice(start, min(start + self.chunk, N)) for start in range(0, N, self.chunk))
+        else:
+            yield from live.split(self.chunk) if live.shape[0] else ()
+
+    def logits(self, rows: Rows) -> Tensor:
+        """[C, V], in memory that the next chunk overwrites."""
+        x = take(self._hidden, rows).to(self._dtype)
+        out = self._logits[: x.shape[0]]
+        if self._bias is None:
+            return torch.mm(x, self._weight.t(), out=out)
+        return torch.addmm(self._bias, x, self._weight.t(), out=out)
+
+    def gradient_memory(self, count: int) -> Tensor:
+        """[count, V], for the gradient of the logits of `count` rows."""
+        return self._gradient[:count]
+
+    def add(self, rows: Rows, gradient: Tensor, dead: Tensor | None) -> None:
+        """Take in the gradient [C, V] of the logits of `rows`, which is 0 at the rows `dead` [C], whatever X holds."""
+        if self._wanted.input:
+            put(self._sums.input, rows, torch.mm(gradient, self._weight))
+        if self._wanted.weight:
+            x = take(self._hidden, rows).to(self._dtype)
+            x = x if dead is None else x.masked_fill(dead.unsqueeze(1), 0)
+            _add_product(self._sums.weight, gradient, x)
+        if self._wanted.bias:
+            self._sums.bias.add_(gradient.sum(0, dtype=self._accumulate))
+
+    def gradients(self) -> Gradients:
+        """In the dtypes of input, weight and bias."""
+        return Gradients(*(value.to(like.dtype) for value, like in zip(self._sums, self._original, strict=True)))
+
+
+def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Gradients:
+    """Uninitialised memory of the shapes and dtypes of `LinearHead.gradients`."""
+    values = (hidden, weight, weight.new_empty((weight.shape[0],)) if bias is None else bias)
+    return Gradients(
+        *(torch.empty_like(v) if w else v.new_empty((0, *v.shape[1:])) for v, w in zip(values, wanted, strict=True))
+    )
+
+
+def take(value: Tensor, rows: Rows, dim: int = 0) -> Tensor:
+    """The rows of `value`."""
+    if isinstance(rows, Tensor):
+        return value.index_select(dim, rows)
+    return value.narrow(dim, rows.start, rows.stop - rows.start)
+
+
+def take_or_none(value: Tensor | None, rows: Rows) -> Tensor | None:
+    """The rows of `value`, if there is one."""
+    return None if value is None else take(value, rows)
+
+
+def put(to: Tensor, rows: Rows, value: Tensor, dim: int = 0) -> None:
+    """Write the rows of `to`."""
+    if isinstance(rows, Tensor):
+        to.index_copy_(dim, rows, value.to(to.dtype))
+    else:
+        take(to, rows, dim).copy_(value)
+
+
+def live_rows(dead: Tensor) -> Tensor | None:
+    """Indices of the rows that are not `dead` [N]; None for all.
+
+    On a GPU always all: to know how many there are the CPU would have to wait.
+    """
+    if dead.device.type != "cpu" or not dead.any():
+        return None
+    return dead.logical_not().nonzero().squeeze(1)
+
+
+def _add_product(to: Tensor, gradient: Tensor, x: Tensor) -> None:
+    """to [V, D] += gradient [C, V]^T x [C, D], summed in the dtype of `to`."""
+    if to.dtype == gradient.dtype:
+        to.addmm_(gradient.t(), x)
+    elif gradient.device.type == "cuda":
+        torch.addmm(to, gradient.t(), x, out_dtype=to.dtype, out=to)
+    else:
+        x = x.to(to.dtype)
+        for slab, part in zip(to.split(_SLAB), gradient.split(_SLAB, dim=1), strict=True):
+            slab.addmm_(part.t().to(to.dtype), x)
+
+
+_SLAB = 8192  # classes at once, so that what is converted stays small
+
+
+def register_compute_dtype(library: Library, name: str, place: int) -> None:
+    """Let the op `name` compute in autocast's dtype, its argument at `place`, for input that autocast would cast."""
+    op = getattr(torch.ops.fluxcore, name)
+    for device_type, key in (("cpu", DispatchKey.AutocastCPU), ("cuda", DispatchKey.AutocastCUDA)):
+
+        def rule(*args: Any, device_type: str = device_type, key: DispatchKey = key) -> Any:
+            if args[0].dtype != torch.float64:
+                args = (*args[:place], torch.get_autocast_dtype(device_type), *args[place + 1 :])
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+                return op(*args)
+
+        library.impl(name, rule, key.name)
+
+
+def compute_dtype_of(hidden: Tensor) -> torch.dtype:
+    """The dtype of the matrix products of a call with these hidden states here."""
+    device_type = hidden.device.type
+    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return hidden.dtype

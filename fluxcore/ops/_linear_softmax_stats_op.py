@@ -1,0 +1,152 @@
+"""The `torch.library` ops behind `linear_softmax_stats`: schema, passes, fake, gradient, autocast.
+
+`input` [N, D], `linear_weight` [V, D], `linear_bias` [V]; all else is that of `softmax_stats` on the logits
+input linear_weight^T + linear_bias (fluxcore/ops/softmax_stats.py). Nothing of size N V is saved: the backward pass
+makes the logits of each chunk again. Each row has upstream gradients of its own, so that none of the products can be
+made before they are known.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.library import Library, register_autograd, register_fake
+
+from fluxcore.ops import _softmax_stats_backends as row_kernels
+from fluxcore.ops._linear_head import (
+    PLAN_SCHEMA,
+    Gradients,
+    LinearHead,
+    Plan,
+    Wanted,
+    live_rows,
+    no_gradients,
+    put,
+    register_compute_dtype,
+    take,
+    take_or_none,
+)
+
+_ROW_DIMS = (1, 0, 1, 0)  # of stats, argmax, state, top_index
+
+
+class _Arguments(NamedTuple):
+    """Those that both passes have, in the order of the schema."""
+
+    input: Tensor
+    linear_weight: Tensor
+    linear_bias: Tensor | None
+    target: Tensor | None
+
+
+class _Options(NamedTuple):
+    outputs: int
+    top_k: int
+    temperature: float
+    softcap: float
+
+
+_OPTIONS = "int outputs, int top_k, float temperature, float softcap"
+_TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor? target"
+_SAVED = "Tensor argmax, Tensor state, Tensor top_index"
+_library = Library("fluxcore", "FRAGMENT")
+_tags = (torch.Tag.pt2_compliant_tag,)
+_library.define(
+    f"linear_softmax_stats_fwd({_TENSORS}, {_OPTIONS}, {PLAN_SCHEMA})"
+    " -> (Tensor stats, Tensor argmax, Tensor state, Tensor top_index)",
+    tags=_tags,
+)
+_library.define(
+    f"linear_softmax_stats_bwd(Tensor grads, {_TENSORS}, {_SAVED}, {_OPTIONS}, {PLAN_SCHEMA}, bool[3] wanted)"
+    " -> (Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient)",
+    tags=_tags,
+)
+
+
+def forward(*args: Any) -> row_kernels.Results:
+    """Implementation of `fluxcore::linear_softmax_stats_fwd` for every device."""
+    arguments, options, plan = _Arguments(*args[:4]), _Options(*args[4:8]), Plan(*args[8:])
+    head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), buffers=1)
+    results = _empty_results(arguments, options, plan)
+    for rows in head.chunks(None):
+        part = row_kernels.forward(head.logits(rows), take_or_none(arguments.target, rows), *options)
+        for whole, own, dim in zip(results, part, _ROW_DIMS, strict=True):
+            put(whole, rows, own, dim)
+    return results
+
+
+def backward(*args: Any) -> Gradients:
+    """Implementation of `fluxcore::linear_softmax_stats_bwd`: rows whose upstream gradients are all 0 are left out."""
+    grads, arguments, saved = args[0], _Arguments(*args[1:5]), args[5:8]
+    options, plan, wanted = _Options(*args[8:12]), Plan(*args[12:16]), Wanted(*args[16])
+    head = LinearHead(*arguments[:3], plan, wanted, buffers=2)
+    dead = (grads == 0).all(0)
+    live = live_rows(dead)
+    for rows in head.chunks(live):
+        logits = head.logits(rows)
+        argmax, state, top_index = (
+            take(value, rows, dim).contiguous() for value, dim in zip(saved, _ROW_DIMS[1:], strict=True)
+        )
+        gradient = row_kernels.backward(
+            take(grads, rows, 1),
+            logits,
+            take_or_none(arguments.target, rows),
+            argmax,
+            state,
+            top_index,
+            *options,
+            head.gradient_memory(logits.shape[0]),
+        )
+        head.add(rows, gradient, take(dead, rows) if live is None else None)
+    return head.gradients()
+
+
+_library.impl("linear_softmax_stats_fwd", forward, "CompositeExplicitAutograd")
+_library.impl("linear_softmax_stats_bwd", backward, "CompositeExplicitAutograd")
+register_compute_dtype(_library, "linear_softmax_stats_fwd", 11)
+
+
+def _empty_results(arguments: _Arguments, options: _Options, plan: Plan) -> row_kernels.Results:
+    N, V = arguments.input.shape[0], arguments.linear_weight.shape[0]
+    logits = arguments.input.new_empty((1, 1), dtype=plan.compute_dtype).expand(N, V)
+    return row_kernels.empty_results(logits, options.outputs, options.top_k)
+
+
+def _forward_fake(*args: Any) -> row_kernels.Results:
+    return _empty_results(_Arguments(*args[:4]), _Options(*args[4:8]), Plan(*args[8:]))
+
+
+def _backward_fake(*args: Any) -> Gradients:
+    arguments = _Arguments(*args[1:5])
+    return no_gradients(arguments.input, arguments.linear_weight, arguments.linear_bias, Wanted(*args[16]))
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: row_kernels.Results) -> None:
+    _, *saved = output
+    ctx.save_for_backward(*inputs[:4], *saved)
+    ctx.mark_non_differentiable(*saved)
+    ctx.set_materialize_grads(False)
+    ctx.options = inputs[4:]
+
+
+def _backward(ctx: Any, grads: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
+    if grads is None:
+        return (None,) * 12
+    needed = list(ctx.needs_input_grad[:3])
+    gradients = torch.ops.fluxcore.linear_softmax_stats_bwd(grads, *ctx.saved_tensors, *ctx.options, needed)
+    return *(value if need else None for value, need in zip(gradients, needed, strict=True)), *[None] * 9
+
+
+def _refuse_double_backward(ctx: object, *_: object) -> None:
+    raise RuntimeError(
+        "`linear_softmax_stats` can be differentiated once, and a second derivative was asked for"
+        "\n\n`fluxcore.reference.softmax_stats` of `torch.nn.functional.linear` is differentiable as often as you like."
+    )
+
+
+register_fake("fluxcore::linear_softmax_stats_fwd", _forward_fake, lib=_library)
+register_fake("fluxcore::linear_softmax_stats_bwd", _backward_fake, lib=_library)
+register_autograd("fluxcore::linear_softmax_stats_fwd", _backward, setup_context=_save, lib=_library)
+register_autograd("fluxcore::linear_softmax_stats_bwd", _refuse_double_backward, lib=_library)
+
+linear_softmax_stats_fwd = torch.ops.fluxcore.linear_softmax_stats_fwd
