@@ -90,8 +90,8 @@ class OneShard {
 };
 
 std::shared_ptr<const Order> shuffled() {
-  return std::make_shared<const Order>(std::vector<uint64_t>{}, kChunks,
-                                       std::vector<Segment>{{0, kChunks, Walk::kShuffled}}, 5);
+  return std::make_shared<const RankedOrder>(Ranking({}, kChunks), std::vector<Segment>{{0, kChunks, Walk::kShuffled}},
+                                             5);
 }
 
 struct Batch {

@@ -52,7 +52,7 @@ TEST_CASE("the permutation stays in range at the largest sizes") {
 }
 
 TEST_CASE("an order's batches do not depend on how they are cut") {
-  const Order order({}, 1000, {{0, 300, Walk::kForward}, {300, 700, Walk::kShuffled}}, 3);
+  const RankedOrder order(Ranking({}, 1000), {{0, 300, Walk::kForward}, {300, 700, Walk::kShuffled}}, 3);
   const std::vector<uint64_t> whole = chunks(order, 0, 2500);
   for (const size_t size : std::vector<size_t>{1, 7, 999, 1001}) {
     std::vector<uint64_t> parts;
@@ -65,7 +65,7 @@ TEST_CASE("an order's batches do not depend on how they are cut") {
 }
 
 TEST_CASE("every epoch visits its segments' ranks once, shuffled anew") {
-  const Order order({}, 1000, {{0, 300, Walk::kForward}, {300, 700, Walk::kShuffled}}, 3);
+  const RankedOrder order(Ranking({}, 1000), {{0, 300, Walk::kForward}, {300, 700, Walk::kShuffled}}, 3);
   std::vector<uint64_t> previous;
   for (uint64_t epoch = 0; epoch < 3; ++epoch) {
     std::vector<uint64_t> forward = chunks(order, epoch * 1000, 300);
@@ -79,20 +79,21 @@ TEST_CASE("every epoch visits its segments' ranks once, shuffled anew") {
 }
 
 TEST_CASE("segments of one size are shuffled apart, and a ranking names the chunks") {
-  const Order order({}, 200, {{0, 100, Walk::kShuffled}, {0, 100, Walk::kShuffled}}, 3);
+  const RankedOrder order(Ranking({}, 200), {{0, 100, Walk::kShuffled}, {0, 100, Walk::kShuffled}}, 3);
   CHECK(order.epoch_size() == 200);
   CHECK(chunks(order, 0, 100) != chunks(order, 100, 100));
-  CHECK(chunks(Order({30, 10, 20}, 3, {{0, 3, Walk::kForward}}, 0), 0, 4) == std::vector<uint64_t>{30, 10, 20, 30});
+  CHECK(chunks(RankedOrder(Ranking({30, 10, 20}, 3), {{0, 3, Walk::kForward}}, 0), 0, 4) ==
+        std::vector<uint64_t>{30, 10, 20, 30});
 }
 
 TEST_CASE("what cannot be an order is refused") {
-  CHECK_THROWS_AS(Order({1, 2}, 3, {}, 0), std::invalid_argument);
-  CHECK_THROWS_AS(Order({}, 3, {{0, 4, Walk::kForward}}, 0), std::invalid_argument);
-  CHECK_THROWS_AS(Order({}, 3, {{3, 1, Walk::kForward}}, 0), std::invalid_argument);
-  CHECK_THROWS_AS(Order({}, 3, {{2, UINT64_MAX, Walk::kForward}}, 0), std::invalid_argument);
-  CHECK_THROWS_AS(Order({}, 3, {{0, 0, Walk::kForward}}, 0), std::invalid_argument);
-  CHECK_THROWS_AS(chunks(Order({}, 0, {}, 0), 0, 1), std::out_of_range);
-  CHECK(chunks(Order({}, 0, {}, 0), 0, 0).empty());
+  CHECK_THROWS_AS(RankedOrder(Ranking({1, 2}, 3), {}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{0, 4, Walk::kForward}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{3, 1, Walk::kForward}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{2, UINT64_MAX, Walk::kForward}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{0, 0, Walk::kForward}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(chunks(RankedOrder(Ranking({}, 0), {}, 0), 0, 1), std::out_of_range);
+  CHECK(chunks(RankedOrder(Ranking({}, 0), {}, 0), 0, 0).empty());
 }
 
 TEST_CASE("radix argsort agrees with a stable sort") {

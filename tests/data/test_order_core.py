@@ -20,8 +20,21 @@ GOLDEN = {
 }
 
 
+# (walk, width, epoch) of 1000 chunks, with the same seed.
+GOLDEN_WALKS = {
+    ("jittered", 10, 0): [1, 6, 4, 0, 3, 5, 2, 8, 10, 11],
+    ("jittered", 10, 3): [0, 2, 4, 5, 1, 3, 9, 7, 8, 6],
+    ("strided", 7, 0): [0, 7, 14, 21, 28, 35, 42, 49, 56, 63],
+    ("strided", 7, 3): [0, 7, 14, 21, 28, 35, 42, 49, 56, 63],
+}
+
+
+def whole(count: int, walk: str, width: int = 1, seed: int = 0) -> _core.Order:
+    return _core.RankedOrder(None, count, [(0, count, walk, width)], seed)
+
+
 def shuffled(count: int, seed: int = 0) -> _core.Order:
-    return _core.Order(None, count, [(0, count, True)], seed)
+    return whole(count, "shuffled", seed=seed)
 
 
 def mix64(x: int) -> int:
@@ -57,6 +70,12 @@ def test_golden_vectors(count, epoch):
     assert shuffled(count, 2024).chunks_at(epoch * count, len(expected)).tolist() == expected
 
 
+@pytest.mark.parametrize(("walk", "width", "epoch"), GOLDEN_WALKS, ids=str)
+def test_golden_vectors_of_walks(walk, width, epoch):
+    expected = GOLDEN_WALKS[walk, width, epoch]
+    assert whole(1000, walk, width, 2024).chunks_at(epoch * 1000, 10).tolist() == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 1 << 40), st.integers(0, M64), st.integers(0, 5), st.data())
 def test_a_shuffle_is_what_its_definition_says(count, seed, epoch, data):
@@ -80,17 +99,64 @@ def test_segments_cover_their_ranks_and_batches_may_be_cut_anywhere(parts, data)
     count = sum(sizes)
     firsts = np.cumsum([0, *sizes[:-1]])
     ranking = np.random.default_rng(0).permutation(count).astype(np.uint64)
-    segments = [(int(first), size, walk) for first, (size, walk) in zip(firsts, parts, strict=True)]
-    order = _core.Order(ranking, count, segments, 5)
-    whole = order.chunks_at(0, 2 * count)
+    segments = [
+        (int(first), size, "shuffled" if walk else "forward", 1)
+        for first, (size, walk) in zip(firsts, parts, strict=True)
+    ]
+    order = _core.RankedOrder(ranking, count, segments, 5)
+    run = order.chunks_at(0, 2 * count)
     for epoch in range(2):
-        for first, size, shuffle in segments:
-            part = whole[epoch * count + first :][:size]
+        for first, size, walk, _ in segments:
+            shuffle = walk == "shuffled"
+            part = run[epoch * count + first :][:size]
             expected = ranking[first : first + size]
             assert np.array_equal(np.sort(part) if shuffle else part, np.sort(expected) if shuffle else expected)
     start = data.draw(st.integers(0, 2 * count))
     length = data.draw(st.integers(0, 2 * count - start))
-    assert np.array_equal(order.chunks_at(start, length), whole[start : start + length])
+    assert np.array_equal(order.chunks_at(start, length), run[start : start + length])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(0, M64), st.integers(0, 5))
+def test_jitter_permutes_and_moves_nothing_by_the_window(count, window, seed, epoch):
+    chunks = whole(count, "jittered", window, seed).chunks_at(epoch * count, count).astype(np.int64)
+    assert np.array_equal(np.sort(chunks), np.arange(count))
+    assert np.abs(chunks - np.arange(count)).max() < window
+
+
+@pytest.mark.parametrize("window", [2, 3, 10, 101])
+def test_jitter_uses_its_window_everywhere(window):
+    """Over many epochs every place is left, and the farthest move is the window's."""
+    count = 4 * window + 5
+    order = whole(count, "jittered", window)
+    moves = order.chunks_at(0, 400 * count).astype(np.int64).reshape(400, count) - np.arange(count)
+    assert np.all(np.any(moves != 0, axis=0))
+    if window < 100:  # beyond, the farthest move of so many has a small chance
+        assert np.abs(moves).max() == window - 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 200), st.data())
+def test_strides_are_slices(count, data):
+    strides = data.draw(st.integers(1, count))
+    order = whole(count, "strided", strides)
+    expected = np.concatenate([np.arange(count)[start::strides] for start in range(strides)])
+    assert np.array_equal(order.chunks_at(0, 2 * count), np.tile(expected, 2))
+
+
+@pytest.mark.parametrize(("walk", "width"), [("jittered", 0), ("strided", 0), ("strided", 11)])
+def test_widths_that_cannot_be_are_refused(walk, width):
+    with pytest.raises(ValueError, match="the width of a segment must be within"):
+        whole(10, walk, width)
+    with pytest.raises(ValueError, match="a walk must be one of forward, shuffled, jittered, strided, got sideways"):
+        whole(10, "sideways")
+
+
+@pytest.mark.parametrize(("walk", "width"), [("shuffled", 1), ("jittered", 20), ("strided", 7)])
+def test_the_rest_of_a_pass_is_what_the_epoch_still_brings(walk, width):
+    order = whole(50, walk, width)
+    assert order.rest_of_pass(0).size == order.rest_of_pass(100).size == 0
+    assert np.array_equal(order.rest_of_pass(63), order.chunks_at(63, 37))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 10, 256, 257, 1000])
