@@ -1,9 +1,11 @@
 """Token shards: write them, open them, and stream them in an exact order."""
 
+from fluxcore.data.batch import Batch, BatchMeta, Explanation
 from fluxcore.data.dataset import Dataset, open  # noqa: A004
-from fluxcore.data.loader import Batch, BatchMeta, Explanation, Loader
+from fluxcore.data.loader import Loader
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo, SortKey
 from fluxcore.data.order import Order
+from fluxcore.data.selection import Filter
 from fluxcore.data.sort import SortResult, sort
 from fluxcore.data.verify import VerifyReport
 from fluxcore.data.writer import ShardWriter
@@ -14,6 +16,7 @@ __all__ = [
     "ColumnInfo",
     "Dataset",
     "Explanation",
+    "Filter",
     "Loader",
     "Manifest",
     "Order",

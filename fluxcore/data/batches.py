@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from fluxcore import _core
-
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
@@ -40,7 +38,7 @@ class BatchPlan:
 
 
 def plan_batches(
-    order: _core.Order,
+    chunks: int,
     *,
     global_batch_size: int,
     rank: int,
@@ -50,6 +48,9 @@ def plan_batches(
     drop_last: bool,
 ) -> BatchPlan:
     """Check the sizes of a run and plan its batches; see `Loader` for the arguments.
+
+    Args:
+        chunks: chunks that a pass over the data visits.
 
     Raises:
         ValueError: a size that cannot be, or a run without a batch.
@@ -69,9 +70,11 @@ def plan_batches(
     for name, length in (("epochs", epochs), ("total_steps", total_steps)):
         if length is not None and length < 1:
             raise ValueError(f"`{name}` must be >= 1, got {length}")
-    if order.epoch_size == 0:
-        raise ValueError("the data set, or its `subset`, must have at least one chunk, got none")
-    positions = order.epoch_size * (epochs or 1) if total_steps is None else total_steps * global_batch_size
+    if chunks == 0:
+        raise ValueError(
+            "the data set, or what `subset`, `where` and `mix` leave, must have at least one chunk, got none"
+        )
+    positions = chunks * (epochs or 1) if total_steps is None else total_steps * global_batch_size
     plan = BatchPlan(positions, global_batch_size, rank, world_size, drop_last)
     if plan.steps == 0:
         raise ValueError(

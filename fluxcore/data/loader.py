@@ -1,49 +1,22 @@
 """Batches of a data set in an order that can be resumed exactly, on any number of ranks."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fluxcore import _core
+from fluxcore.data.batch import Batch, BatchMeta, Explanation
 from fluxcore.data.batches import plan_batches
 from fluxcore.data.dataset import Dataset
-from fluxcore.data.loader_state import FORMAT, check_state, hash_subset
+from fluxcore.data.loader_state import FORMAT, check_state, hash_subset, pin_data
+from fluxcore.data.mixture import Mixture, part_by_source
 from fluxcore.data.order import Order
-from fluxcore.data.stream import OUT_TYPES, Reading, Stream
-
-
-class BatchMeta(NamedTuple):
-    """What is known about the rows of a batch; [b] int64 tensors, and float32 scores by name."""
-
-    chunk_ids: Tensor
-    source: Tensor
-    doc_id: Tensor
-    doc_offset: Tensor
-    valid_len: Tensor
-    """Tokens of the row that are text; the rest is padding."""
-    scores: dict[str, Tensor]
-
-
-class Batch(NamedTuple):
-    """Rows of a data set: tokens [b, T], the token that follows each of them [b, T], and what is known about them."""
-
-    tokens: Tensor
-    targets: Tensor
-    meta: BatchMeta
-
-
-class Explanation(NamedTuple):
-    """Where the rows of a global batch come from; arrays of one length, row by row."""
-
-    step: int
-    chunk_ids: NDArray[np.int64]
-    epoch: NDArray[np.int64]
-    position: NDArray[np.int64]
-    """Within the epoch."""
-    scores: dict[str, NDArray[np.float32]]
+from fluxcore.data.selection import Filter, as_filters, select_chunks
+from fluxcore.data.stream import Reading, Stream, check_out
 
 
 class Loader:
@@ -51,8 +24,8 @@ class Loader:
 
     `for tokens, targets, meta in loader` goes on at `loader.step` and ends after `len(loader)` batches; a loop that was
     left early goes on where it stopped, and one that ran to its end starts over. Tensors are the caller's to keep.
-    The stream of global batches depends on data set, order, seed and global batch size alone, not on the world size:
-    see `BatchPlan` for the ranks' shares.
+    The stream of global batches depends on data set, order, seed, mixture and global batch size alone, not on the world
+    size: see `BatchPlan` for the ranks' shares.
 
     Args:
         ds: the data set.
@@ -73,7 +46,12 @@ class Loader:
         prefetch: batches in work ahead of the one in use; 1 at least.
         threads: C++ threads that read; with 0 nothing is read ahead.
         subset: chunk ids, each once; the order, its ranks and percentiles run over these alone.
+        where: filters by column that chunks must pass, all of them; like a subset, but described by plain values.
+        mix: weights of the sources, by name, of which only the proportions matter: every batch takes whole rows of
+            each, none more than one row away from its share of the run so far. Each source goes through `order` on its
+            own and begins its next epoch when it runs out; `epochs` counts the chunks of all. See `set_weights`.
     Raises:
+        TypeError: `where` is not made of filters.
         ValueError: an argument that does not fit the data set or another argument.
         CorruptShardError: while iterating, at the batch with the corrupt chunk.
     """
@@ -97,17 +75,20 @@ class Loader:
         prefetch: int = 4,
         threads: int = 2,
         subset: NDArray[np.int64] | None = None,
+        where: Filter | Sequence[Filter] = (),
+        mix: Mapping[str, float] | None = None,
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         for name, value in (("prefetch", prefetch), ("threads", threads)):
             if value < 0:
                 raise ValueError(f"`{name}` must be >= 0, got {value}")
-        chunks = None if subset is None else _check_subset(subset, len(ds))
         self.ds, self.order, self.seed = ds, order, seed
         self._columns = {name: _score_column(ds, name) for name in columns}
-        self._compiled = order.compile(ds, seed=seed, subset=chunks)
+        self._where = as_filters(where)
+        chunks = select_chunks(ds, subset, self._where)
+        parts = None if mix is None else part_by_source(ds, mix, chunks)
         self._plan = plan_batches(
-            self._compiled,
+            (len(ds) if chunks is None else len(chunks)) if parts is None else sum(map(len, parts.values())),
             global_batch_size=global_batch_size,
             rank=rank,
             world_size=world_size,
@@ -115,14 +96,20 @@ class Loader:
             total_steps=total_steps,
             drop_last=drop_last,
         )
+        positions = self._plan.positions
+        self._mixture: Mixture | None = None
+        if mix is None or parts is None:
+            self._order = order.compile(ds, seed=seed, subset=chunks, positions=positions)
+        else:
+            self._mixture = Mixture(ds, order, parts, mix, seed=seed, batch=global_batch_size, positions=positions)
         self._reading = Reading(
-            out=_check_out(out, ds),
+            out=check_out(out, ds),
             pin=pin,
             verify=ds.verify_reads if verify is None else verify,
             prefetch=prefetch,
             threads=threads,
         )
-        self._subset_hash = hash_subset(chunks)
+        self._fixed = self._describe_run(hash_subset(None if subset is None else np.sort(subset).astype(np.uint64)))
         self._step = 0
         self._ran_out = False
         self._stream: Stream | None = None
@@ -138,8 +125,12 @@ class Loader:
 
     @property
     def epoch(self) -> int:
-        """Epoch of the next batch's first row."""
+        """Epoch of the next batch's first row; of a mixture and a paced order, the rows so far over the chunks."""
         return self._step * self._plan.global_batch_size // self._compiled.epoch_size
+
+    @property
+    def _compiled(self) -> _core.Order:
+        return self._order if self._mixture is None else self._mixture.order
 
     def __iter__(self) -> Iterator[Batch]:
         if self._ran_out:
@@ -153,7 +144,12 @@ class Loader:
         self._stream = None
 
     def rewind(self) -> None:
-        """Go back to the first batch."""
+        """Go back to the first batch.
+
+        Raises:
+            ValueError: a state was loaded into a mixture, which therefore no longer knows its first weights.
+        """
+        self._check_known(0)
         self._move_to(0)
 
     def skip(self, steps: int) -> None:
@@ -167,45 +163,75 @@ class Loader:
         self._move_to(self._step + steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the run, and what the run is: plain values, below 1 KiB as JSON.
+        """The position in the run, and what the run is: plain values, below 1 KiB as JSON, and 16 bytes a mixed source.
 
         Batches that were read ahead and not handed out are not counted.
         """
+        state = {**self._fixed, "step": self._step, "epoch": self.epoch}
+        return state if self._mixture is None else state | {"mixture": self._mixture.state(self._step)}
+
+    def _describe_run(self, subset_hash: str | None) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "uuid": self.ds.uuid,
-            "manifest": self.ds.manifest.hash,
-            "subset": self._subset_hash,
+            **pin_data(self.ds.manifest, [*self.order.columns, *(each.column for each in self._where)]),
+            "subset": subset_hash,
+            "where": [each.to_dict() for each in self._where],
+            "mix": None if self._mixture is None else self._mixture.hash,
             "order": self.order.to_dict(),
+            "positions": self._plan.positions if self.order.spans_run else None,
             "seed": self.seed,
             "global_batch_size": self._plan.global_batch_size,
-            "step": self._step,
-            "epoch": self.epoch,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state` was taken, on any rank and world size.
 
         Raises:
-            ValueError: `state` is of another data set, order, seed or batch size, or past the end of this run.
+            ValueError: `state` is of another data set, order, seed, batch size, selection or mixture, or past the end
+                of this run. Columns may have been added since.
         """
-        step = check_state(state, self.state_dict(), len(self))
+        step = check_state(state, self._fixed, len(self))
+        if self._mixture is not None:
+            self._mixture.load(state.get("mixture", {}), step)
         self._move_to(step)
+
+    def set_weights(self, weights: Mapping[str, float], at_step: int | None = None) -> None:
+        """Mix the sources in other proportions from a step on; every rank must be told the same.
+
+        The state holds the weights that are in force and those to come. What was read ahead under other weights is read
+        again.
+
+        Args:
+            weights: of every source of `mix`; 0 leaves one out.
+            at_step: first batch that they hold for, at least `step` and the last change so far. None: the next batch.
+        Raises:
+            ValueError: there is no `mix`, a step that is past or beyond the run, a source that is missing or unknown,
+                weights that are negative, NaN or all 0, or an order that is planned over the whole run.
+        """
+        if self._mixture is None:
+            raise ValueError("`mix` must be given to the loader for its weights to be set")
+        step = self._step if at_step is None else at_step
+        if not self._step <= step < len(self):
+            raise ValueError(f"`at_step` must be within [{self._step}, {len(self)}), the batches left, got {step}")
+        self._mixture.set_weights(weights, step)
+        self._stream = None
 
     def explain(self, step: int) -> Explanation:
         """Which chunks make global batch `step`, and why: epochs, positions, and the scores that the order goes by.
 
         Raises:
-            ValueError: the run has no such batch.
+            ValueError: the run has no such batch, or its weights are not known any more.
         """
         if not 0 <= step < len(self):
             raise ValueError(f"`step` must be within [0, {len(self)}), got {step}")
+        self._check_known(step)
         first, rows = self._plan.global_rows(step)
         ids = self._compiled.chunks_at(first, rows).astype(np.int64)
-        epoch, position = np.divmod(np.arange(first, first + rows), self._compiled.epoch_size)
-        columns = dict(self._columns)
-        if self.order.column is not None:
-            columns[self.order.column] = self.ds.column(self.order.column)
+        if self._mixture is None:
+            epoch, position = np.divmod(np.arange(first, first + rows), self._compiled.epoch_size)
+        else:
+            epoch, position = self._mixture.places(first, rows)
+        columns = self._columns | {name: self.ds.column(name) for name in self.order.columns}
         return Explanation(step, ids, epoch, position, {name: values[ids] for name, values in columns.items()})
 
     def _next_batch(self) -> Batch:
@@ -225,40 +251,24 @@ class Loader:
         scores = {name: torch.from_numpy(values[rows]) for name, values in self._columns.items()}
         return BatchMeta(chunk_ids, source, doc_id, doc_offset, valid_len, scores)
 
+    def _check_known(self, step: int) -> None:
+        if self._mixture is not None and step < self._mixture.first_step:
+            raise ValueError(
+                f"`step` must be >= {self._mixture.first_step}, where the weights of the loaded state begin, got {step}"
+                "\n\nA state holds no earlier weights: make a new loader to see the run's beginning."
+            )
+
     def _move_to(self, step: int) -> None:
         self._step = step
         self._ran_out = False
         self._stream = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"arguments": self._arguments, "step": self._step}
+        return {"arguments": self._arguments, "state": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         type(self).__init__(self, **state["arguments"])
-        self._step = state["step"]
-
-
-def _check_subset(subset: NDArray[np.int64], count: int) -> NDArray[np.uint64]:
-    """Ascending chunk ids; the order in which they came does not matter."""
-    ids = np.asarray(subset)
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"`subset` must be a 1-D integer array of chunk ids, got {ids.dtype} {list(ids.shape)}")
-    ids = np.sort(ids)
-    if ids.size and not (ids[0] >= 0 and ids[-1] < count):
-        raise ValueError(f"`subset` must hold chunk ids within [0, {count}), got {ids[0]} to {ids[-1]}")
-    twice = np.flatnonzero(ids[1:] == ids[:-1])
-    if twice.size:
-        raise ValueError(f"`subset` must hold each chunk once, got chunk {ids[twice[0]]} more than once")
-    return ids.astype(np.uint64)
-
-
-def _check_out(out: str | None, ds: Dataset) -> str:
-    if out is None:
-        return ds.token_dtype.name
-    fitting = [name for name, dtype in OUT_TYPES.items() if torch.iinfo(dtype).max >= ds.vocab_size - 1]
-    if out not in fitting:
-        raise ValueError(f"`out` must be one of {', '.join(fitting)} for a vocabulary of {ds.vocab_size}, got {out!r}")
-    return out
+        self.load_state_dict(state["state"])
 
 
 def _score_column(ds: Dataset, name: str) -> NDArray[np.float32]:

@@ -1,22 +1,49 @@
 """The state of a loader, and whether it belongs to this run."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1
+from fluxcore.data.manifest import Manifest
+
+FORMAT = 2
 _WAY_OUT = {
     "format": "It was written by another version of fluxcore: resume with that one, or start anew.",
     "uuid": "Open the data set that the run was started on, or start anew.",
-    "manifest": "The data set was changed since, by new columns or chunks. Open it as it was then, or start anew.",
+    "shards": "The tokens or the chunks are not those of the run: open the data set as it was then, or start anew.",
     "subset": "Give the `subset` that the run was started with, or start anew.",
+    "where": "Give the filters that the run was started with, or start anew.",
+    "mix": "Give the `mix` that the run was started with, and change its weights by `set_weights`; or start anew.",
     "order": "Give the order that the run was started with, or start anew.",
     "seed": "Give the seed that the run was started with, or start anew.",
+    "columns": "The columns that the run goes by were written anew: take the old ones, or start anew.",
+    "positions": "The order is planned over the whole run: give the same `epochs` or `total_steps`, or start anew.",
     "global_batch_size": "The ranks' number may change, the global batch size may not: give that one, or start anew.",
 }
+
+
+def pin_data(manifest: Manifest, columns: Iterable[str]) -> dict[str, str | None]:
+    """What a state keeps of a data set: its identity, its shards, and the columns that decide which chunk comes when.
+
+    The roots cover tokens, chunks and every column in the shards, and those of sidecars the columns added later. A
+    column that is added and not used here changes nothing.
+
+    Args:
+        manifest: of the data set.
+        columns: names of the columns that order and filters go by.
+    """
+    shards, used = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+    names = sorted(set(columns))
+    for shard in manifest.shards:
+        shards.update(bytes.fromhex(shard.root))
+        for name in names:
+            for sidecar in shard.sidecars:
+                if name in sidecar.columns:
+                    used.update(name.encode() + b"\0" + bytes.fromhex(sidecar.root))
+    return {"uuid": manifest.uuid, "shards": shards.hexdigest(), "columns": used.hexdigest() if names else None}
 
 
 def hash_subset(chunks: NDArray[np.uint64] | None) -> str | None:

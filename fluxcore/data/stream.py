@@ -75,3 +75,17 @@ class Stream:
             position, rows, facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr(), (facts, tokens, targets)
         )
         self._submitted += 1
+
+
+def check_out(out: str | None, ds: Dataset) -> str:
+    """The dtype to hand out, as `OUT_TYPES` names it; as stored for None.
+
+    Raises:
+        ValueError: an unknown one, or one too narrow for the vocabulary.
+    """
+    if out is None:
+        return ds.token_dtype.name
+    fitting = [name for name, dtype in OUT_TYPES.items() if torch.iinfo(dtype).max >= ds.vocab_size - 1]
+    if out not in fitting:
+        raise ValueError(f"`out` must be one of {', '.join(fitting)} for a vocabulary of {ds.vocab_size}, got {out!r}")
+    return out

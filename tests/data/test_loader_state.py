@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import uuid as uuids
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from support.data_sets import write_data_set
 
 import fluxcore.data
-from fluxcore.data import Loader, Order
+from fluxcore.data import Filter, Loader, Order, ShardWriter
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,18 @@ def take(loader, count):
     return [batch for _, batch in zip(range(count), loader, strict=False)] if count else []
 
 
-@pytest.mark.parametrize(
-    "order", [Order.shuffled(), Order.sorted("score"), Order.bucketed("score")], ids=lambda o: o.kind
-)
+ORDERS = [
+    Order.shuffled(),
+    Order.sorted("score"),
+    Order.bucketed("score"),
+    Order.jittered("score", 7),
+    Order.interleaved("score", 3),
+    Order.paced("score", "root", start=0.2, full_at=0.5),
+    Order.shuffled().then(Order.sorted("score"), at=0.3).then(Order.jittered("score", 4), at=0.6),
+]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=lambda o: o.kind)
 def test_resume_at_every_step_twice_in_a_row(ds, order):
     whole = list(make(ds, order))
     for first in range(len(whole) + 1):
@@ -106,8 +116,25 @@ def test_a_run_may_be_made_longer(ds):
         stopped.load_state_dict(ahead.state_dict())
 
 
-def test_the_state_is_small(ds):
-    loader = make(ds, Order.bucketed("score", edges=range(5, 100, 5)), seed=2**64 - 1, subset=np.arange(30))
+def test_a_run_planned_as_a_whole_may_not_be_made_longer(ds):
+    for order in ORDERS[-2:]:
+        state = make(ds, order).state_dict()
+        with pytest.raises(ValueError, match="its 'positions' is 100, this loader's is 150\n\nThe order is planned"):
+            make(ds, order, epochs=3).load_state_dict(state)
+
+
+LARGE = {
+    "edges": Order.bucketed("score", edges=range(5, 100, 5)),
+    "chain": Order.paced("score", "root", start=0.5)
+    .then(Order.jittered("score", 4), at=0.5)
+    .then(Order.shuffled(), at=0.8),
+}
+
+
+@pytest.mark.parametrize("order", LARGE.values(), ids=LARGE)
+def test_the_state_is_small(ds, order):
+    where = Filter("score", -1.0, 5.0)
+    loader = make(ds, order, seed=2**64 - 1, subset=np.arange(30), where=where, mix={"web": 0.6, "code": 0.4})
     assert len(json.dumps(loader.state_dict())) <= 1024
 
 
@@ -134,16 +161,64 @@ def test_the_state_of_another_data_set_is_refused(ds, tmp_path):
         make(ds).load_state_dict(make(other).state_dict())
 
 
-def test_the_state_of_the_data_set_before_a_change_is_refused(ds, tmp_path):
-    shutil.copytree(ds.path, tmp_path / "set")
-    copy = fluxcore.data.open(tmp_path / "set")
-    state = make(copy).state_dict()
-    copy.add_column("later", np.zeros(len(copy), np.float32), definition="nothing")
-    with pytest.raises(ValueError, match=r"'manifest' is .*\n\nThe data set was changed"):
-        make(fluxcore.data.open(tmp_path / "set")).load_state_dict(state)
+def copy_of(ds, path):
+    shutil.copytree(ds.path, path)
+    return fluxcore.data.open(path)
 
 
-@pytest.mark.parametrize("state", [{}, {"format": 2}], ids=str)
+def test_a_column_added_later_does_not_refuse_an_older_state(ds, tmp_path):
+    copy = copy_of(ds, tmp_path / "set")
+    copy.add_column("first", np.arange(50, dtype=np.float32))
+    options = {"order": Order.sorted("first"), "where": Filter("first", low=3), "mix": {"web": 1, "code": 2}}
+    whole = list(make(copy, **options))
+    stopped = make(copy, **options)
+    take(stopped, 4)
+    copy.add_column("later", np.zeros(50, np.float32), definition="nothing")
+    resumed = make(fluxcore.data.open(tmp_path / "set"), **options)
+    resumed.load_state_dict(stopped.state_dict())
+    same(list(resumed), whole[4:])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"order": Order.sorted("own")},
+        {"where": Filter("own", low=0)},
+        {"order": Order.shuffled().then(Order.sorted("own"), 0.5)},
+    ],
+    ids=["order", "where", "then"],
+)
+def test_other_values_in_a_column_that_decides_are_refused(ds, tmp_path, options):
+    one, other = copy_of(ds, tmp_path / "one"), copy_of(ds, tmp_path / "other")
+    one.add_column("own", np.arange(50, dtype=np.float32))
+    other.add_column("own", np.arange(50, dtype=np.float32)[::-1])
+    assert one.uuid == other.uuid
+    with pytest.raises(ValueError, match=r"'columns' is .*\n\nThe columns that the run goes by were written anew"):
+        make(other, **options).load_state_dict(make(one, **options).state_dict())
+    make(other).load_state_dict(make(one).state_dict())  # nothing goes by it here
+
+
+@pytest.mark.parametrize("change", ["tokens", "chunks", "score"])
+def test_other_tokens_chunks_or_stored_scores_are_refused(tmp_path, change):
+    """Even under the same identity."""
+    uuid = uuids.UUID(int=7)
+    sets = []
+    for name in ("one", "other"):
+        changed = name == "other"
+        with ShardWriter(
+            tmp_path / name, chunk_tokens=4, vocab_size=10, sources=["web"], score_columns={"score": ""}, uuid=uuid
+        ) as writer:
+            for chunk in range(16 + 4 * (changed and change == "chunks")):
+                tokens = np.full(4, 1 + (changed and change == "tokens" and chunk == 9), np.uint16)
+                score = float(chunk + (changed and change == "score" and chunk == 9))
+                writer.append(tokens, source="web", doc_id=chunk, doc_offset=0, scores={"score": score})
+        sets.append(fluxcore.data.open(tmp_path / name))
+    one, other = (make(each, Order.sorted("score"), global_batch_size=4) for each in sets)
+    with pytest.raises(ValueError, match=r"'shards' is .*\n\nThe tokens or the chunks are not those of the run"):
+        other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize("state", [{}, {"format": 2}, {"format": 1}], ids=str)
 def test_what_is_no_state_is_refused(ds, state):
     with pytest.raises(ValueError, match="`state` must"):
         make(ds).load_state_dict(state)
