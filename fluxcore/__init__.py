@@ -8,6 +8,7 @@ from fluxcore.explanation import explain
 from fluxcore.ops._linear_schedule import LinearOptions
 from fluxcore.ops.cross_entropy import cross_entropy
 from fluxcore.ops.linear_cross_entropy import linear_cross_entropy
+from fluxcore.ops.linear_kl_div import linear_kl_div
 from fluxcore.ops.linear_softmax_stats import linear_softmax_stats
 from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
 from fluxcore.ops.softmax_stats import softmax_stats
@@ -27,6 +28,7 @@ __all__ = [
     "entropy_from_logits",
     "explain",
     "linear_cross_entropy",
+    "linear_kl_div",
     "linear_softmax_stats",
     "logsumexp",
     "selective_log_softmax",

@@ -51,10 +51,15 @@ def backward(
     beta: float,
     reduction: str,
     temperature: float,
+    gradient: Tensor | None = None,
 ) -> Tensor:
-    """Implementation of `fluxcore::kl_div_bwd` for every device: the gradient, contiguous, in logits' dtype."""
+    """Implementation of `fluxcore::kl_div_bwd` for every device: the gradient, contiguous, in logits' dtype.
+
+    `gradient` is where it is written, if not into new memory.
+    """
     logits, ref_logits = contiguous_rows(logits), contiguous_rows(ref_logits)
-    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    if gradient is None:
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     match backend_of("kl_div", BACKENDS, logits.device):
         case _:
             weight = state.new_ones(logits.shape[0]) if token_weight is None else token_weight

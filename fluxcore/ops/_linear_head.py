@@ -60,9 +60,20 @@ class LinearHead:
     """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, wanted: Wanted, *, buffers: int
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        plan: Plan,
+        wanted: Wanted,
+        *,
+        buffers: int,
+        others: int = 0,
     ) -> None:
-        """`hidden` [N, D], `weight` [V, D], `bias` [V]; `buffers` is 2 if the gradient of the logits is made."""
+        """`hidden` [N, D], `weight` [V, D], `bias` [V]; `buffers` is 2 if the gradient of the logits is made.
+
+        The workspace also has to hold the logits of `others` heads.
+        """
         dtype = plan.compute_dtype or hidden.dtype
         self._hidden, self._original = hidden, Gradients(hidden, weight, weight if bias is None else bias)
         self._dtype, self._wanted = dtype, wanted
@@ -70,7 +81,7 @@ class LinearHead:
         self._bias = None if bias is None else bias.to(dtype)
         self._accumulate = plan.accumulate or torch.promote_types(dtype, torch.float32)
         N, V = hidden.shape[0], weight.shape[0]
-        passes = Passes(wanted.input, wanted.weight, buffers)
+        passes = Passes(wanted.input, wanted.weight, buffers + others)
         self.chunk = rows_of_chunk(
             N, V, dtype, hidden.device.type, passes, plan.workspace_bytes, plan.rows, self._accumulate
         )

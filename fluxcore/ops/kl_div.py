@@ -68,11 +68,7 @@ def kl_div(
     """
     check_logits(logits)
     _check_reference(ref_logits, logits)
-    check_choice("direction", direction, DIRECTIONS)
-    check_choice("reduction", reduction, REDUCTIONS)
-    check_temperature(temperature)
-    if not 0 < beta < 1:
-        raise ValueError(f"`beta` must be within (0, 1), got {beta}\n\nAt 0 or 1 the jsd is 0; see `direction`.")
+    check_divergence(direction, beta, reduction, temperature)
     shape, V = logits.shape[:-1], logits.shape[-1]
     results = torch.ops.fluxcore.kl_div_fwd(
         logits.reshape(shape.numel(), V),
@@ -85,6 +81,15 @@ def kl_div(
     )
     loss: Tensor = results[0]
     return loss.reshape(shape) if reduction == "none" else loss
+
+
+def check_divergence(direction: str, beta: float, reduction: str, temperature: float) -> None:
+    """Names that exist, numbers within their ranges."""
+    check_choice("direction", direction, DIRECTIONS)
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_temperature(temperature)
+    if not 0 < beta < 1:
+        raise ValueError(f"`beta` must be within (0, 1), got {beta}\n\nAt 0 or 1 the jsd is 0; see `direction`.")
 
 
 def _check_reference(ref_logits: Tensor, logits: Tensor) -> None:
