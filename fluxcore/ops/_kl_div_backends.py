@@ -8,9 +8,9 @@ from torch import Tensor
 from fluxcore import reference
 from fluxcore.backends import Backend
 from fluxcore.ops._checks import wide_dtype
-from fluxcore.ops._dispatch import backend_of, contiguous_rows
+from fluxcore.ops._dispatch import backend_of, contiguous_rows, row_stride_0_or_1
 
-BACKENDS: tuple[Backend, ...] = ("reference",)
+BACKENDS: tuple[Backend, ...] = ("reference", "triton")
 """Those that have this op."""
 
 
@@ -35,6 +35,10 @@ def forward(
     logits, ref_logits = contiguous_rows(logits), contiguous_rows(ref_logits)
     results = empty_results(logits, reduction)
     match backend_of("kl_div", BACKENDS, logits.device):
+        case "triton":
+            from fluxcore.kernels.kl_div import launch_kl_div_fwd
+
+            launch_kl_div_fwd(logits, ref_logits, token_weight, direction, beta, reduction, temperature, *results)
         case _:
             _reference_forward(logits, ref_logits, token_weight, direction, beta, reduction, temperature, results)
     return results
@@ -61,6 +65,12 @@ def backward(
     if gradient is None:
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     match backend_of("kl_div", BACKENDS, logits.device):
+        case "triton":
+            from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
+
+            upstream = row_stride_0_or_1(upstream)
+            options = (direction, beta, reduction, temperature)
+            launch_kl_div_bwd(upstream, logits, ref_logits, token_weight, state, totals, *options, gradient)
         case _:
             weight = state.new_ones(logits.shape[0]) if token_weight is None else token_weight
             scale = upstream * weight

@@ -47,14 +47,20 @@ class Report:
     local_bytes: int
     """Local memory of a thread: spills and arrays."""
     wide_loads: int
-    """16-byte global loads in the hot part: the loop with most exponentials, or all if none is in a loop."""
+    """16-byte global loads in the hot part: the loop with most exponentials (the two with most, where a row is read
+    twice), or all if none is in a loop."""
     narrow_loads: int
     """Other global loads there."""
     shuffles: int
     """Exchanges between threads there: shuffles, shared memory and barriers."""
     instructions: int
     """Instructions there, which is for `elements` elements."""
+    special: int
+    """Special-function instructions there: exponentials, logarithms, reciprocals and roots."""
+    multiply_adds: int
+    """Additions, multiplications and both at once there, in float32."""
     elements: int
+    """Elements, or pairs of them, that a thread takes through the hot part."""
 
 
 @dataclass
@@ -110,7 +116,7 @@ def compile_launch(launch: Launch, arch: str) -> CompiledKernel:
     return triton.compile(source, target=target, options=options)
 
 
-def inspect_cuda(binary: bytes) -> dict[str, Any]:
+def inspect_cuda(binary: bytes, loops: int = 1) -> dict[str, Any]:
     """Registers, local memory and instructions of a cubin, by the tools that Triton brings."""
     tools = Path(triton.__file__).parent / "backends/nvidia/bin"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -119,7 +125,7 @@ def inspect_cuda(binary: bytes) -> dict[str, Any]:
         assembly = _output(tools / "nvdisasm", "-c", file.name)
     lines = re.findall(r"^\s*(?:(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(.*?);)", assembly, re.MULTILINE)
     stack, local = (int(n) for n in re.search(r"STACK:(\d+).*?LOCAL:(\d+)", usage).groups())
-    hot = _hot_part(lines, branch=r"\bBRA.*?`\((\.L_x_\d+)\)", exponential="MUFU.EX2")
+    hot = _hot_part(lines, branch=r"\bBRA.*?`\((\.L_x_\d+)\)", exponential="MUFU.EX2", count=loops)
     return {
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "local_bytes": stack + local,
@@ -127,17 +133,19 @@ def inspect_cuda(binary: bytes) -> dict[str, Any]:
         "narrow_loads": sum(".128" not in op for op in hot if "LDG" in op),
         "shuffles": sum(bool(re.search(r"\b(SHFL|LDS|STS|BAR|REDUX)\b", op)) for op in hot),
         "instructions": len(hot),
+        "special": sum("MUFU" in op for op in hot),
+        "multiply_adds": sum(bool(re.search(r"\bF(ADD|MUL|FMA)\b", op)) for op in hot),
     }
 
 
-def inspect_amd(assembly: str) -> dict[str, Any]:
+def inspect_amd(assembly: str, loops: int = 1) -> dict[str, Any]:
     """The same of AMD assembly; registers are the vector registers. Scalar ones may spill into those."""
 
     def field(name: str) -> int:
         return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
 
     lines = re.findall(r"^(?:(\.?LBB\w+):|\s+([a-z][a-z0-9_]+.*?)$)", assembly, re.MULTILINE)
-    hot = _hot_part(lines, branch=r"\bs_c?branch\S*\s+(\.?LBB\w+)", exponential="v_exp_f32")
+    hot = _hot_part(lines, branch=r"\bs_c?branch\S*\s+(\.?LBB\w+)", exponential="v_exp_f32", count=loops)
     return {
         "registers": field("vgpr_count"),
         "local_bytes": field("private_segment_fixed_size"),
@@ -145,10 +153,12 @@ def inspect_amd(assembly: str) -> dict[str, Any]:
         "narrow_loads": sum(bool(re.search(r"(global|buffer)_load_(?!dwordx4)", op)) for op in hot),
         "shuffles": sum(bool(re.search(r"\b(ds_|s_barrier)", op)) for op in hot),
         "instructions": len(hot),
+        "special": sum(bool(re.search(r"\bv_(exp|log|rcp|rsq|sqrt)_f32", op)) for op in hot),
+        "multiply_adds": sum(bool(re.search(r"\bv_(pk_)?(add|sub|mul|fma|fmac|fmaak|fmamk)_f32", op)) for op in hot),
     }
 
 
-def _hot_part(lines: list[tuple[str, str]], branch: str, exponential: str) -> list[str]:
+def _hot_part(lines: list[tuple[str, str]], branch: str, exponential: str, count: int) -> list[str]:
     labels: dict[str, int] = {}
     operations: list[str] = []
     loops: list[list[str]] = []
@@ -164,8 +174,8 @@ def _hot_part(lines: list[tuple[str, str]], branch: str, exponential: str) -> li
     if not any(heat):
         return operations
     # Of nested loops the inner one counts.
-    hottest = max(zip(heat, loops, strict=True), key=lambda pair: (pair[0], -len(pair[1])))
-    return hottest[1]
+    hottest = sorted(zip(heat, loops, strict=True), key=lambda pair: (-pair[0], len(pair[1])))
+    return [operation for _, loop in hottest[:count] for operation in loop]
 
 
 def _output(*command: object) -> str:
@@ -175,7 +185,11 @@ def _output(*command: object) -> str:
 def inspect(case: str, arch: str, launch: Launch) -> Report:
     """Compile and read one launch."""
     compiled = compile_launch(launch, arch)
-    found = inspect_amd(compiled.asm["amdgcn"]) if arch.startswith("gfx") else inspect_cuda(compiled.asm["cubin"])
+    loops = 2 if launch.arguments.get("READS") == 3 else 1
+    if arch.startswith("gfx"):
+        found = inspect_amd(compiled.asm["amdgcn"], loops)
+    else:
+        found = inspect_cuda(compiled.asm["cubin"], loops)
     elements = launch.arguments.get("DEPTH", 0) * launch.arguments.get("VEC", 0)
     return Report(case=case, kernel=launch.kernel.__name__, arch=arch, elements=elements, **found)
 

@@ -3,6 +3,8 @@
 from functools import partial
 
 import torch
+from fluxcore.kernels.kl_div import launch_kl_div_fwd
+from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
 from fluxcore.kernels.row_gradient import launch_softmax_stats_bwd
 from fluxcore.kernels.softmax_stats import launch_softmax_stats_fwd
 
@@ -43,4 +45,37 @@ CASES = {
     for shape in _SHAPES
     for dtype in _DTYPES
     for outputs in _OUTPUTS
+}
+
+
+def kl_div(
+    N: int,
+    V: int,
+    dtype: torch.dtype,
+    direction: str,
+    *,
+    backward: bool = False,
+    apart: int = 0,
+    temperature: float = 1.0,
+) -> None:
+    """Launch forward or backward; `apart`: by how many elements the reference's rows are longer than the policy's."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    logits, gradient = torch.empty((2, N, V), dtype=dtype)
+    ref_logits = torch.empty((N, V + apart), dtype=dtype)[:, :V]
+    rows, state, totals = torch.empty(N, dtype=wide), torch.empty((5, N), dtype=wide), torch.empty(1, dtype=wide)
+    options = (direction, 0.5, "none", temperature)
+    if backward:
+        launch_kl_div_bwd(rows, logits, ref_logits, rows, state, totals, *options, gradient)
+    else:
+        launch_kl_div_fwd(logits, ref_logits, rows, *options, rows, state, totals)
+
+
+CASES |= {
+    f"kl_div_{way}/{shape}/{dtype}/{direction}": partial(
+        kl_div, *_SHAPES[shape], _DTYPES[dtype], direction, backward=way == "bwd"
+    )
+    for way in ("fwd", "bwd")
+    for shape in _SHAPES
+    for dtype in _DTYPES
+    for direction in ("policy_ref", "ref_policy", "jsd")
 }
