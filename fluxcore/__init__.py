@@ -7,9 +7,11 @@ from fluxcore.backends import backend
 from fluxcore.explanation import explain
 from fluxcore.ops._linear_schedule import LinearOptions
 from fluxcore.ops.cross_entropy import cross_entropy
+from fluxcore.ops.kth_magnitude import kth_magnitude
 from fluxcore.ops.linear_cross_entropy import linear_cross_entropy
 from fluxcore.ops.linear_kl_div import linear_kl_div
 from fluxcore.ops.linear_softmax_stats import linear_softmax_stats
+from fluxcore.ops.prune_regrow import PruneReport, prune_regrow_
 from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
 from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.reference import SoftmaxStats
@@ -19,6 +21,7 @@ from fluxcore.target_check import check_targets
 __version__ = version("fluxcore")
 __all__ = [
     "LinearOptions",
+    "PruneReport",
     "Sharpness",
     "SoftmaxStats",
     "__version__",
@@ -27,10 +30,12 @@ __all__ = [
     "cross_entropy",
     "entropy_from_logits",
     "explain",
+    "kth_magnitude",
     "linear_cross_entropy",
     "linear_kl_div",
     "linear_softmax_stats",
     "logsumexp",
+    "prune_regrow_",
     "selective_log_softmax",
     "softmax_stats",
 ]

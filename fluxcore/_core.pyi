@@ -236,3 +236,43 @@ def cross_entropy_bwd(
     isa: str = "",
 ) -> None: ...
 def scale_(gradient: int, dtype: str, count: int, scale: int, threads: int) -> None: ...
+
+PruneColumns = tuple[list[int], list[str], list[int], list[int], list[int], list[int], list[int]]
+"""Weights, dtypes, masks, gradients, elements, offsets and random keys of tensors."""
+
+def select_smallest(
+    tensors: PruneColumns,
+    kind: str,
+    step: int,
+    per_tensor: bool,
+    fraction: float,
+    k: list[int],
+    ties: bool,
+    cuts: int,
+    threads: int,
+    isa: str = "",
+) -> None: ...
+def prune_apply(
+    tensors: PruneColumns,
+    states: list[tuple[int, int, int]],
+    drop: int,
+    regrow: int,
+    regrow_kind: str,
+    step: int,
+    noise_std: list[float],
+    counts: int,
+    threads: int,
+    isa: str = "",
+) -> None: ...
+def orthogonalize(tensors: list[tuple[int, int, int]], threads: int, isa: str = "") -> None: ...
+def ortho_adamw(
+    tensors: list[tuple[int, int, int, int, int, float, float]],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    project_update: bool,
+    threads: int,
+    isa: str = "",
+) -> None: ...

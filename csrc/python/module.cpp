@@ -7,6 +7,8 @@ PYBIND11_MODULE(_core, module) {
   fluxcore::python::bind_data(module);
   fluxcore::python::bind_shard_set(module);
   fluxcore::python::bind_loader(module);
+  fluxcore::python::bind_ortho(module);
+  fluxcore::python::bind_prune(module);
   fluxcore::python::bind_softmax_stats(module);
   fluxcore::python::bind_cross_entropy(module);
 }

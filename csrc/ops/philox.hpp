@@ -1,0 +1,154 @@
+#pragma once
+
+// Random numbers that depend on nothing but a key, a step, a stream and an index. Include after common/simd.hpp, in
+// files that fluxcore_simd_sources compiles.
+//
+// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011): Philox4x32-10.
+//
+// Of each 64 consecutive indices, 16 counters serve four words each: index i takes word (i / 16) % 4 of counter
+// (i / 64) * 16 + i % 16, so that 16 words of one number lie side by side. Words of the counter: its low half, its high
+// half with the stream in the top bit, the low and the high half of the step.
+
+#include "common/simd.hpp"
+
+namespace fluxcore::FLUXCORE_ISA {
+
+using Words = Vec<std::uint32_t>;
+
+inline constexpr int kPhiloxBlock = 64;
+
+enum class PhiloxStream : std::uint32_t { choice = 0, normal = 1 };
+
+// The 64 bits of each a * b, as halves.
+inline void multiply(Words a, std::uint32_t b, Words& high, Words& low) {
+#if defined(__AVX512F__)
+  const auto x = bits_as<__m512i>(a);
+  const __m512i factor = _mm512_set1_epi32(static_cast<int>(b));
+  const __m512i even = _mm512_mul_epu32(x, factor);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
+  high = bits_as<Words>(_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
+  low = bits_as<Words>(_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)));
+#elif defined(__AVX2__)
+  const auto x = bits_as<__m256i>(a);
+  const __m256i factor = _mm256_set1_epi32(static_cast<int>(b));
+  const __m256i even = _mm256_mul_epu32(x, factor);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
+  high = bits_as<Words>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa));
+  low = bits_as<Words>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa));
+#else
+  for (int lane = 0; lane < kLanes<float>; ++lane) {
+    const std::uint64_t product = std::uint64_t{a[lane]} * b;
+    high[lane] = static_cast<std::uint32_t>(product >> 32);
+    low[lane] = static_cast<std::uint32_t>(product);
+  }
+#endif
+}
+
+// Ten rounds on one counter a lane.
+inline void philox(std::uint64_t key, Words (&c)[4]) {
+  auto k0 = static_cast<std::uint32_t>(key);
+  auto k1 = static_cast<std::uint32_t>(key >> 32);
+  for (int round = 0; round < 10; ++round) {
+    Words high0{};
+    Words low0{};
+    Words high1{};
+    Words low1{};
+    multiply(c[0], 0xd2511f53U, high0, low0);
+    multiply(c[2], 0xcd9e8d57U, high1, low1);
+    c[0] = high1 ^ c[1] ^ k0;
+    c[1] = low1;
+    c[2] = high0 ^ c[3] ^ k1;
+    c[3] = low0;
+    k0 += 0x9e3779b9U;
+    k1 += 0xbb67ae85U;
+  }
+}
+
+// The words of lanes [lane, lane + kLanes) of the 16 counters of a block of indices.
+inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream stream, std::int64_t block, int lane,
+                         Words (&c)[4]) {
+  const std::uint64_t counter = static_cast<std::uint64_t>(block) * 16 + static_cast<std::uint64_t>(lane);
+  for (int i = 0; i < kLanes<float>; ++i) c[0][i] = static_cast<std::uint32_t>(i);
+  c[0] += static_cast<std::uint32_t>(counter);  // no carry: the counters of a block differ in their low 4 bits
+  c[1] = Words{} + (static_cast<std::uint32_t>(counter >> 32) | static_cast<std::uint32_t>(stream) << 31);
+  c[2] = Words{} + static_cast<std::uint32_t>(step);
+  c[3] = Words{} + static_cast<std::uint32_t>(step >> 32);
+  philox(key, c);
+}
+
+// The words of one block of 64 indices, in their order.
+inline void random_words(std::uint64_t key, std::uint64_t step, std::int64_t block, std::uint32_t* out) {
+  for (int lane = 0; lane < 16; lane += kLanes<float>) {
+    Words c[4];
+    philox_words(key, step, PhiloxStream::choice, block, lane, c);
+    for (int word = 0; word < 4; ++word) std::memcpy(out + 16 * word + lane, &c[word], sizeof(Words));
+  }
+}
+
+inline Vec<float> root(Vec<float> x) {
+#if defined(__AVX512F__)
+  return _mm512_sqrt_ps(x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#else
+  for (int lane = 0; lane < kLanes<float>; ++lane) x[lane] = __builtin_sqrtf(x[lane]);
+  return x;
+#endif
+}
+
+// sqrt(-2 ln u) with u = (word / 256 + 1) / 2^24, within (0, 1]. The logarithm is n ln 2 + 2 artanh(f / (2 + f)).
+inline Vec<float> normal_radius(Words word) {
+  const Vec<float> u = __builtin_convertvector(bits_as<Vec<std::int32_t>>((word >> 8) + 1U), Vec<float>) * 0x1p-24F;
+  const auto bits = bits_as<Vec<std::int32_t>>(u);
+  const Vec<std::int32_t> n = (bits - 0x3f3504f3) >> 23;  // u = (1 + f) 2^n, 1 + f within [sqrt 1/2, sqrt 2)
+  const Vec<float> f = bits_as<Vec<float>>(bits - (n << 23)) - 1.0F;
+  const Vec<float> s = f / (2.0F + f);
+  const Vec<float> z = s * s;
+  const Vec<float> tail = z * (0.333333333F + z * (0.2F + z * (0.142857143F + z * 0.111111111F)));
+  const Vec<float> power = __builtin_convertvector(n, Vec<float>);
+  // ln 2 in two parts, of which n times the first is exact.
+  // NOLINTNEXTLINE(modernize-use-std-numbers)
+  const Vec<float> log = power * 0x1.63p-1F + (2.0F * s + (2.0F * s * tail + power * -2.12194440e-4F));
+  return root(log * -2.0F);
+}
+
+// sin(pi/2 t) for t within [0, 1], accurate also relative to itself.
+inline Vec<float> sine_of_quarter(Vec<float> t) {
+  const Vec<float> y = t * t;
+  const Vec<float> tail =
+      -0.645964098F +
+      y * (0.0796926262F + y * (-0.00468175414F + y * (1.60441185e-4F + y * (-3.59884324e-6F + y * 5.69217292e-8F))));
+  return t * (1.57079633F + y * tail);
+}
+
+// Box-Muller: the numbers of indices with words 0 and 1 of a counter (or 2 and 3) are the cosine and the sine.
+inline void normal_pair(Words first, Words second, Vec<float>& cosine, Vec<float>& sine) {
+  const Vec<float> radius = normal_radius(first);
+  const auto rest = bits_as<Vec<std::int32_t>>((second >> 8) & 0x3fffffU);
+  const Vec<float> t = __builtin_convertvector(rest, Vec<float>) * 0x1p-22F;  // of a quarter turn; 1 - t is exact too
+  const Vec<float> rising = sine_of_quarter(t);
+  const Vec<float> falling = sine_of_quarter(1.0F - t);
+  const Words quarter = second >> 30;
+  const auto odd = (quarter & 1U) != 0U;
+  const Words cosine_sign = ((quarter + 1U) & 2U) << 30;
+  const Words sine_sign = (quarter & 2U) << 30;
+  cosine = radius * bits_as<Vec<float>>(bits_as<Words>(odd ? rising : falling) ^ cosine_sign);
+  sine = radius * bits_as<Vec<float>>(bits_as<Words>(odd ? falling : rising) ^ sine_sign);
+}
+
+// Normal numbers of one block of 64 indices, in their order.
+inline void normals(std::uint64_t key, std::uint64_t step, std::int64_t block, float* out) {
+  for (int lane = 0; lane < 16; lane += kLanes<float>) {
+    Words c[4];
+    philox_words(key, step, PhiloxStream::normal, block, lane, c);
+    for (int pair = 0; pair < 2; ++pair) {
+      Vec<float> cosine{};
+      Vec<float> sine{};
+      normal_pair(c[2 * pair], c[2 * pair + 1], cosine, sine);
+      store(cosine, out + 32 * pair + lane);
+      store(sine, out + 32 * pair + 16 + lane);
+    }
+  }
+}
+
+}  // namespace fluxcore::FLUXCORE_ISA

@@ -1,0 +1,160 @@
+#include "ops/prune_kernels.hpp"
+
+#include "common/simd.hpp"
+#include "ops/philox.hpp"
+
+namespace fluxcore::FLUXCORE_ISA {
+namespace {
+
+constexpr std::int64_t kVector = kLanes<float>;
+
+void store_words(Words words, std::uint32_t* to) { std::memcpy(to, &words, sizeof(words)); }
+
+// Bits of |x| as a float.
+template <class T>
+std::uint32_t magnitude_of(T x) {
+  return bits_as<std::uint32_t>(static_cast<float>(to_compute(x))) & kMaxKey;
+}
+
+template <class T>
+void magnitudes(const void* data, std::int64_t begin, std::int64_t count, std::uint32_t* keys) {
+  const T* x = static_cast<const T*>(data) + begin;
+  std::int64_t i = 0;
+  for (; i + kVector <= count; i += kVector) store_words(bits_as<Words>(load(x + i)) & kMaxKey, keys + i);
+  for (; i < count; ++i) keys[i] = magnitude_of(x[i]);
+}
+
+void magnitudes(DType dtype, const void* data, std::int64_t begin, std::int64_t count, std::uint32_t* keys) {
+  if (dtype == DType::float32) {
+    magnitudes<float>(data, begin, count, keys);
+  } else if (dtype == DType::bfloat16) {
+    magnitudes<BFloat16>(data, begin, count, keys);
+  } else {
+    magnitudes<Float16>(data, begin, count, keys);
+  }
+}
+
+// Calls body(block, position in the stretch, first index in the block, number) for each block of 64 global indices
+// that elements [begin, begin + count) touch.
+template <class Body>
+void for_philox_blocks(const PruneTensor& tensor, std::int64_t begin, std::int64_t count, const Body& body) {
+  const std::int64_t first = tensor.offset + begin;
+  for (std::int64_t at = 0; at < count;) {
+    const std::int64_t within = (first + at) % kPhiloxBlock;
+    const std::int64_t left = count - at;
+    const std::int64_t n = left < kPhiloxBlock - within ? left : kPhiloxBlock - within;
+    body((first + at) / kPhiloxBlock, at, within, n);
+    at += n;
+  }
+}
+
+void random_keys(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
+                 std::uint32_t* keys) {
+  for_philox_blocks(tensor, begin, count,
+                    [&](std::int64_t block, std::int64_t at, std::int64_t within, std::int64_t n) {
+                      std::uint32_t words[kPhiloxBlock];
+                      random_words(tensor.random_key, step, block, words);
+                      for (std::int64_t i = 0; i < n; ++i) keys[at + i] = words[within + i] >> 1;
+                    });
+}
+
+void keys_of(const PruneTensor& tensor, KeyKind kind, std::uint64_t step, std::int64_t begin, std::int64_t count,
+             std::uint32_t* keys) {
+  if (kind == KeyKind::random) {
+    random_keys(tensor, step, begin, count, keys);
+  } else if (kind == KeyKind::magnitude) {
+    magnitudes(tensor.dtype, tensor.weight, begin, count, keys);
+  } else {
+    magnitudes(tensor.dtype, tensor.gradient, begin, count, keys);
+    for (std::int64_t i = 0; i < count; ++i) keys[i] = keys[i] > 0x7f800000U ? kMaxKey : kMaxKey - keys[i];
+  }
+  // Without a mask all are active, and what wants inactive ones finds none.
+  const std::uint8_t wanted = kind == KeyKind::magnitude ? 1 : 0;
+  if (tensor.mask != nullptr) {
+    const std::uint8_t* mask = tensor.mask + begin;
+    for (std::int64_t i = 0; i < count; ++i) keys[i] |= mask[i] == wanted ? 0U : kNoKey;
+  } else if (wanted == 0) {
+    for (std::int64_t i = 0; i < count; ++i) keys[i] = kNoKey;
+  }
+}
+
+std::int64_t compress(const std::uint32_t* keys, std::int64_t count, int shift, std::uint32_t prefix,
+                      std::uint32_t* out) {
+  std::int64_t n = 0;
+  std::int64_t i = 0;
+#if defined(__AVX512F__)
+  const __m512i wanted = _mm512_set1_epi32(static_cast<int>(prefix));
+  const __m128i by = _mm_cvtsi32_si128(shift);
+  for (; i + kVector <= count; i += kVector) {
+    const __m512i words = _mm512_loadu_si512(keys + i);
+    const __mmask16 match = _mm512_cmpeq_epi32_mask(_mm512_srl_epi32(words, by), wanted);
+    _mm512_storeu_si512(out + n, _mm512_maskz_compress_epi32(match, words));
+    n += __builtin_popcount(match);
+  }
+#endif
+  for (; i < count; ++i) {
+    out[n] = keys[i];
+    n += keys[i] >> shift == prefix ? 1 : 0;
+  }
+  return n;
+}
+
+std::int64_t below(const std::uint32_t* keys, std::int64_t count, std::uint32_t bound, std::uint8_t* chosen) {
+  std::uint32_t n = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::uint32_t hit = keys[i] < bound ? 1U : 0U;
+    chosen[i] = static_cast<std::uint8_t>(hit);
+    n += hit;
+  }
+  return n;
+}
+
+template <class Element>
+void clear_elements(void* data, std::int64_t count, const std::uint8_t* chosen) {
+  Element* x = static_cast<Element*>(data);
+  for (std::int64_t i = 0; i < count; ++i) x[i] = chosen[i] != 0 ? Element{0} : x[i];
+}
+
+void clear(void* data, int element_size, std::int64_t count, const std::uint8_t* chosen) {
+  if (element_size == 2) {
+    clear_elements<std::uint16_t>(data, count, chosen);
+  } else if (element_size == 4) {
+    clear_elements<std::uint32_t>(data, count, chosen);
+  } else {
+    clear_elements<std::uint64_t>(data, count, chosen);
+  }
+}
+
+template <class T>
+void regrow_elements(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
+                     const std::uint8_t* chosen) {
+  T* x = static_cast<T*>(tensor.weight) + begin;
+  for_philox_blocks(tensor, begin, count,
+                    [&](std::int64_t block, std::int64_t at, std::int64_t within, std::int64_t n) {
+                      float values[kPhiloxBlock];
+                      normals(tensor.random_key, step, block, values);
+                      for (std::int64_t i = 0; i < n; ++i) {
+                        if (chosen[at + i] != 0) from_compute(values[within + i] * tensor.noise_std, x + at + i);
+                      }
+                    });
+}
+
+void regrow(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
+            const std::uint8_t* chosen) {
+  if (tensor.dtype == DType::float32) {
+    regrow_elements<float>(tensor, step, begin, count, chosen);
+  } else if (tensor.dtype == DType::bfloat16) {
+    regrow_elements<BFloat16>(tensor, step, begin, count, chosen);
+  } else {
+    regrow_elements<Float16>(tensor, step, begin, count, chosen);
+  }
+}
+
+constexpr PruneKernels kKernels = {
+    .keys = keys_of, .compress = compress, .below = below, .clear = clear, .regrow = regrow};
+
+}  // namespace
+
+const PruneKernels& prune_kernels() { return kKernels; }
+
+}  // namespace fluxcore::FLUXCORE_ISA
