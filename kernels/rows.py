@@ -58,10 +58,13 @@ def row_layout(x: Tensor) -> RowLayout:
     return RowLayout(base, offset, vec, bool(offset or x.stride(0) % vec or x.shape[1] % vec))
 
 
-def plan_rows(N: int, V: int, element_size: int, edges: bool, programs_wanted: int, max_splits: int) -> RowPlan:
+def plan_rows(
+    N: int, V: int, element_size: int, edges: bool, programs_wanted: int, max_splits: int, threads: int = THREADS
+) -> RowPlan:
     """Choose the launch for N rows of V classes.
 
     `programs_wanted` is how many programs fill the device; rows are split when there are fewer rows than half of that.
+    `threads` are those of a program that has a row to itself.
     A short row is given few lanes of up to 64 elements (8 in float64), because what is done once a row costs as much
     as dozens of elements.
     """
@@ -75,12 +78,12 @@ def plan_rows(N: int, V: int, element_size: int, edges: bool, programs_wanted: i
         rows = THREADS // lanes
         return RowPlan("rows", rows, lanes, depth, 1, (triton.cdiv(N, rows), 1), 1)
     depth = max(1, (8 if element_size == 8 else 32) // vec)
-    tiles = triton.cdiv(vectors, depth * THREADS)
+    tiles = triton.cdiv(vectors, depth * threads)
     most = triton.next_power_of_2(tiles + 1) // 2  # the largest power of two that leaves no program without a tile
     splits = min(triton.next_power_of_2(triton.cdiv(programs_wanted, N)), most, max_splits)
     if programs_wanted < 2 * N or splits < 2:
-        return RowPlan("loop", 1, THREADS, depth, 1, (N, 1), tiles)
-    return RowPlan("split", 1, THREADS, depth, splits, (N, splits), tiles)
+        return RowPlan("loop", 1, threads, depth, 1, (N, 1), tiles)
+    return RowPlan("split", 1, threads, depth, splits, (N, splits), tiles)
 
 
 def programs_to_fill(device: torch.device) -> int:
@@ -90,11 +93,15 @@ def programs_to_fill(device: torch.device) -> int:
     return PROGRAMS_A_MULTIPROCESSOR * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def launch_options(crowded: bool) -> dict[str, int]:
-    """Options of a launch. A `crowded` kernel may take all registers; ptxas would rather spill a few bytes."""
+def launch_options(crowded: bool, plan: RowPlan | None = None) -> dict[str, int]:
+    """Options of a launch, by programs of THREADS threads or as many as `plan` has.
+
+    A `crowded` kernel may take all registers; ptxas would rather spill a few bytes.
+    """
+    num_warps = NUM_WARPS * (plan.rows * plan.lanes // THREADS) if plan else NUM_WARPS
     if crowded and torch.version.hip is None:
-        return {"num_warps": NUM_WARPS, "maxnreg": 255}
-    return {"num_warps": NUM_WARPS}
+        return {"num_warps": num_warps, "maxnreg": 255}
+    return {"num_warps": num_warps}
 
 
 def transform_kind(temperature: float, softcap: float) -> int:
@@ -181,6 +188,23 @@ def row_bounds(rows, row_stride, offset, V, VEC: tl.constexpr, EDGES: tl.constex
 
 
 @triton.jit
+def rows_of_program(
+    N, V, row_stride, offset,
+    VEC: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, SPLITS: tl.constexpr,
+    EDGES: tl.constexpr,
+):  # fmt: skip
+    # A program's rows [ROWS] (int64, the last one again past N), which of them live, its split of them with the range
+    # of its tiles, and the rows' bounds.
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    live = rows < N
+    rows = tl.minimum(rows, N - 1).to(tl.int64)
+    split = tl.program_id(1)
+    begin, first, count = row_bounds(rows, row_stride, offset, V, VEC, EDGES)
+    tiles = (V // VEC + DEPTH * LANES - 1) // (DEPTH * LANES)
+    return rows, live, split, tiles * split // SPLITS, tiles * (split + 1) // SPLITS, begin, first, count
+
+
+@triton.jit
 def body_tile(tile, DEPTH: tl.constexpr, LANES: tl.constexpr):
     # Index of each vector of a tile within the body, [LANES, 1, DEPTH].
     depth = tl.arange(0, DEPTH)[None, None, :]
@@ -191,6 +215,13 @@ def body_tile(tile, DEPTH: tl.constexpr, LANES: tl.constexpr):
 def body_offsets(vectors, VEC: tl.constexpr):
     # Elements of the vectors of a tile, from the start of the body, [LANES, 1, DEPTH, VEC].
     return vectors[:, :, :, None] * VEC + tl.arange(0, VEC)[None, None, None, :]
+
+
+@triton.jit
+def tile_columns(begin, first, tile, VEC: tl.constexpr, DEPTH: tl.constexpr, LANES: tl.constexpr):
+    # Columns of a tile of the body [LANES, ROWS, DEPTH, VEC].
+    head = (first * VEC - begin).to(tl.int32)[None, :, None, None]
+    return head + body_offsets(body_tile(tile, DEPTH, LANES), VEC)
 
 
 @triton.jit

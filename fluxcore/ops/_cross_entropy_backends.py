@@ -13,7 +13,7 @@ from fluxcore.reference import SoftmaxStats
 from fluxcore.sharpness import Sharpness
 from fluxcore.target_check import raise_if_out_of_range, targets_are_checked
 
-BACKENDS: tuple[Backend, ...] = ("cpp", "reference")
+BACKENDS: tuple[Backend, ...] = ("triton", "cpp", "reference")
 """Those that have this op."""
 
 
@@ -94,6 +94,10 @@ def forward(
             addresses.append(pointer(results.gradient if with_gradient else None))
             arguments = [*_addresses(inputs), *options, *addresses, torch.get_num_threads()]
             _core.cross_entropy_fwd(*arguments)
+        case "triton":
+            from fluxcore.kernels.cross_entropy import launch_cross_entropy_fwd
+
+            launch_cross_entropy_fwd(*inputs, *options, *results[:-1], results.gradient if with_gradient else None)
         case _:
             _reference_forward(inputs, options, results)
     return results
@@ -128,6 +132,11 @@ def backward(
             arguments = [upstream.data_ptr(), upstream.stride(0) if upstream.dim() else 0, *_addresses(inputs)]
             arguments += [*saved, *options, gradient.data_ptr(), torch.get_num_threads()]
             _core.cross_entropy_bwd(*arguments)
+        case "triton":
+            from fluxcore.kernels.cross_entropy import launch_cross_entropy_bwd
+
+            upstream = row_stride_0_or_1(upstream)
+            launch_cross_entropy_bwd(upstream, *inputs, argmax, state, top_index, totals, *options, gradient)
         case _:
             gradient.copy_(_reference_backward(upstream, inputs, totals, options))
     return gradient
@@ -139,6 +148,10 @@ def scale_(gradient: Tensor, scale: Tensor) -> None:
         case "cpp":
             name, threads = DTYPE_NAMES[gradient.dtype], torch.get_num_threads()
             _core.scale_(gradient.data_ptr(), name, gradient.numel(), scale.data_ptr(), threads)
+        case "triton":
+            from fluxcore.kernels.scale import launch_scale_
+
+            launch_scale_(gradient, scale)
         case _:
             gradient.copy_(gradient * scale)
 

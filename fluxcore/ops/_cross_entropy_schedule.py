@@ -46,7 +46,8 @@ def _rows(call: OpCall, machine: Machine, row_losses: int) -> list[Launch]:
     loss, stats, argmax, state, top_index, _, gradient = call.results
     logits, fused = inputs["logits"], inputs["with_gradient"]
     cpp = machine.backend == "cpp"
-    walk = row_walk(logits, machine, max_splits=_max_splits(machine, inputs["top_k"]))
+    max_splits, threads = _max_splits(machine, inputs["top_k"]), _threads(call, machine)
+    walk = row_walk(logits, machine, max_splits=max_splits, threads=threads)
     read = nbytes(logits, *(inputs[name] for name in _ROW_INPUTS))
     results = nbytes(stats, argmax, state, top_index) + (row_losses or nbytes(loss))
     exps = logits.numel() * exps_an_element(call)
@@ -129,3 +130,13 @@ def _max_splits(machine: Machine, top_k: int) -> int:
     from fluxcore.kernels.softmax_stats import MAX_SPLITS
 
     return MAX_SPLITS
+
+
+def _threads(call: OpCall, machine: Machine) -> int | None:
+    """Threads of a program that has a row to itself, in the forward pass."""
+    if machine.backend == "cpp" or not call.inputs["with_gradient"]:
+        return None
+    from fluxcore.kernels.cross_entropy import is_crowded, threads_to_read_twice
+
+    logits = call.inputs["logits"]
+    return threads_to_read_twice(logits, is_crowded(logits, call.inputs["top_k"], call.inputs["softcap"]))

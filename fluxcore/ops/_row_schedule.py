@@ -17,17 +17,20 @@ class Walk(NamedTuple):
     """Programs a row."""
 
 
-def row_walk(logits: Tensor, machine: Machine, *, max_splits: int) -> Walk:
-    """The walk over `logits` [N, V] with an aligned address; asks the code that the kernels themselves ask."""
+def row_walk(logits: Tensor, machine: Machine, *, max_splits: int, threads: int | None = None) -> Walk:
+    """The walk over `logits` [N, V] with an aligned address; asks the code that the kernels themselves ask.
+
+    `threads` are those of a GPU program that has a row to itself, if they are not the usual ones.
+    """
     N, V = logits.shape
     if machine.backend == "cpp":
         rows = _core.softmax_row_grain(N, V, machine.threads)
         return Walk("threads", f"{machine.threads} threads, {rows} rows at a time", 1)
-    from fluxcore.kernels.rows import plan_rows
+    from fluxcore.kernels.rows import THREADS, plan_rows
 
     vec = 16 // logits.element_size()
     edges = bool(logits.stride(0) % vec or V % vec)
-    plan = plan_rows(N, V, logits.element_size(), edges, machine.programs, max_splits)
+    plan = plan_rows(N, V, logits.element_size(), edges, machine.programs, max_splits, threads or THREADS)
     grid = " x ".join(map(str, plan.grid))
     each = f"{plan.rows} rows a program" if plan.splits == 1 else f"{plan.splits} programs a row"
     return Walk(plan.regime, f"grid {grid}, {each}", plan.splits)

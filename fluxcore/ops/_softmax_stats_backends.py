@@ -91,7 +91,7 @@ def backward(
                 torch.get_num_threads(),
             )
         case "triton":
-            from fluxcore.kernels.row_gradient import launch_softmax_stats_bwd
+            from fluxcore.kernels.softmax_stats_gradient import launch_softmax_stats_bwd
 
             launch_softmax_stats_bwd(
                 rows, target, outputs, top_k, temperature, softcap, grads, argmax, state, top_index, gradient

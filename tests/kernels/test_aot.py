@@ -29,6 +29,8 @@ REPRESENTATIVE = [
     "kl_div_fwd/loop-50257/bf16/jsd:sm_90",
     "kl_div_fwd/rows-257/fp32/ref_policy:sm_90",
     "kl_div_fwd/split-50304/fp16/policy_ref:sm_90",
+    *(f"cross_entropy_{way}/loop-50257/bf16/plain:sm_90" for way in ("fwd", "bwd")),
+    "cross_entropy_fwd/loop-50257/bf16/plain+gradient:sm_90",
 ]
 EVERYTHING = [f"{case}:{arch}" for case in CASES for arch in ARCHS]
 

@@ -48,7 +48,7 @@ class Report:
     """Local memory of a thread: spills and arrays."""
     wide_loads: int
     """16-byte global loads in the hot part: the loop with most exponentials (the two with most, where a row is read
-    twice), or all if none is in a loop."""
+    twice), with most reciprocal roots if there are no exponentials, or all if neither is in a loop."""
     narrow_loads: int
     """Other global loads there."""
     shuffles: int
@@ -94,7 +94,7 @@ def compile_launch(launch: Launch, arch: str) -> CompiledKernel:
     signature, constants, attributes = {}, {}, {}
     for i, parameter in enumerate(launch.kernel.params):
         name, value = parameter.name, launch.arguments[parameter.name]
-        if parameter.is_constexpr:
+        if parameter.is_constexpr or value is None:
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[name] = "*" + TYPES[value.dtype]
@@ -125,7 +125,7 @@ def inspect_cuda(binary: bytes, loops: int = 1) -> dict[str, Any]:
         assembly = _output(tools / "nvdisasm", "-c", file.name)
     lines = re.findall(r"^\s*(?:(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(.*?);)", assembly, re.MULTILINE)
     stack, local = (int(n) for n in re.search(r"STACK:(\d+).*?LOCAL:(\d+)", usage).groups())
-    hot = _hot_part(lines, branch=r"\bBRA.*?`\((\.L_x_\d+)\)", exponential="MUFU.EX2", count=loops)
+    hot = _hot_part(lines, branch=r"\bBRA.*?`\((\.L_x_\d+)\)", marks=("MUFU.EX2", "MUFU.RSQ"), count=loops)
     return {
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "local_bytes": stack + local,
@@ -145,7 +145,7 @@ def inspect_amd(assembly: str, loops: int = 1) -> dict[str, Any]:
         return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
 
     lines = re.findall(r"^(?:(\.?LBB\w+):|\s+([a-z][a-z0-9_]+.*?)$)", assembly, re.MULTILINE)
-    hot = _hot_part(lines, branch=r"\bs_c?branch\S*\s+(\.?LBB\w+)", exponential="v_exp_f32", count=loops)
+    hot = _hot_part(lines, branch=r"\bs_c?branch\S*\s+(\.?LBB\w+)", marks=("v_exp_f32", "v_rsq_f32"), count=loops)
     return {
         "registers": field("vgpr_count"),
         "local_bytes": field("private_segment_fixed_size"),
@@ -158,7 +158,7 @@ def inspect_amd(assembly: str, loops: int = 1) -> dict[str, Any]:
     }
 
 
-def _hot_part(lines: list[tuple[str, str]], branch: str, exponential: str, count: int) -> list[str]:
+def _hot_part(lines: list[tuple[str, str]], branch: str, marks: tuple[str, str], count: int) -> list[str]:
     labels: dict[str, int] = {}
     operations: list[str] = []
     loops: list[list[str]] = []
@@ -170,8 +170,9 @@ def _hot_part(lines: list[tuple[str, str]], branch: str, exponential: str, count
         target = re.search(branch, operation)
         if target and target[1] in labels:
             loops.append(operations[labels[target[1]] :])
-    heat = [sum(exponential in op for op in loop) for loop in loops]
-    if not any(heat):
+    heats = ([sum(mark in op for op in loop) for loop in loops] for mark in marks)
+    heat = next((heat for heat in heats if any(heat)), None)
+    if heat is None:
         return operations
     # Of nested loops the inner one counts.
     hottest = sorted(zip(heat, loops, strict=True), key=lambda pair: (-pair[0], len(pair[1])))

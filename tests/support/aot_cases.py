@@ -3,10 +3,11 @@
 from functools import partial
 
 import torch
+from fluxcore.kernels.cross_entropy import launch_cross_entropy_bwd, launch_cross_entropy_fwd
 from fluxcore.kernels.kl_div import launch_kl_div_fwd
 from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
-from fluxcore.kernels.row_gradient import launch_softmax_stats_bwd
 from fluxcore.kernels.softmax_stats import launch_softmax_stats_fwd
+from fluxcore.kernels.softmax_stats_gradient import launch_softmax_stats_bwd
 
 # The stats for perplexity and entropy; all but the top-k mass; all.
 LOG_PROB_AND_ENTROPY, ALL_BUT_TOP_K, ALL = 0b0000111, 0b0111111, 0b1111111
@@ -26,6 +27,34 @@ def softmax_stats(
         launch_softmax_stats_bwd(x, target, *options, stats, argmax, state, top_index, dx)
     else:
         launch_softmax_stats_fwd(x, target, *options, stats, argmax, state, top_index)
+
+
+def cross_entropy(
+    N: int,
+    V: int,
+    dtype: torch.dtype,
+    way: str,
+    *,
+    link: str = "softmax",
+    penalty: str = "",
+    top_k: int = 0,
+    label_smoothing: float = 0.0,
+    class_weights: bool = False,
+    probabilities: bool = False,
+) -> None:
+    """Launch forward ("fwd"), forward with the gradient ("fused") or backward ("bwd"); shapes as for softmax_stats."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, share, dx = torch.empty((3, N, V), dtype=dtype)
+    row, weight = torch.empty(N, dtype=wide), torch.empty(V, dtype=wide) if class_weights else None
+    index = torch.empty(N, dtype=torch.int64)
+    inputs = (x, share if probabilities else index, weight, row, None)
+    options = (link, "none", -100, label_smoothing, 0.1, penalty, 0.5, top_k, 0, 1.0, 0.0)
+    state, top_index, totals = torch.empty((7, N), dtype=wide), torch.empty((N, top_k), dtype=torch.int32), row[:4]
+    if way == "bwd":
+        launch_cross_entropy_bwd(row, *inputs, index, state, top_index, totals, *options, dx)
+    else:
+        gradient = dx if way == "fused" else None
+        launch_cross_entropy_fwd(*inputs, *options, row, state[:0], index, state, top_index, totals, gradient)
 
 
 _SHAPES = {"rows-1000": (64, 1000), "rows-257": (64, 257), "loop-50257": (64, 50257), "split-50304": (2, 50304)}
@@ -78,4 +107,21 @@ CASES |= {
     for shape in _SHAPES
     for dtype in _DTYPES
     for direction in ("policy_ref", "ref_policy", "jsd")
+}
+
+_LOSSES = {
+    "plain": {},
+    "neg_entropy": {"penalty": "neg_entropy"},
+    "smooth": {"label_smoothing": 0.1},
+    "probabilities": {"probabilities": True},
+    "stablemax": {"link": "stablemax"},
+}
+CASES |= {
+    f"cross_entropy_{name}": partial(cross_entropy, *_SHAPES["loop-50257"], torch.bfloat16, way, **_LOSSES[loss])
+    for loss in _LOSSES
+    for way, name in (
+        ("fwd", f"fwd/loop-50257/bf16/{loss}"),
+        ("fused", f"fwd/loop-50257/bf16/{loss}+gradient"),
+        ("bwd", f"bwd/loop-50257/bf16/{loss}"),
+    )
 }
