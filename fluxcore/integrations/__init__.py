@@ -1,0 +1,1 @@
+"""fluxcore inside other libraries."""

@@ -1,0 +1,160 @@
+"""Patched models of the `transformers` library: the same losses and gradients, without logits."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import fluxcore
+from fluxcore.integrations.transformers import patch, unpatch
+
+V, T = 61, 9
+
+
+def gpt2(**facts):
+    config = transformers.GPT2Config(
+        vocab_size=V, n_positions=T, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        bos_token_id=0, eos_token_id=0, **facts,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+def like_llama(name, **facts):
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=V, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=T, head_dim=8, **facts,
+    )  # fmt: skip
+    return getattr(transformers, f"{name}ForCausalLM")(config)
+
+
+def with_bias(model):
+    model.lm_head.bias = nn.Parameter(torch.randn(V))
+    return model
+
+
+MODELS = {
+    "gpt2": gpt2,
+    "gpt2, not tied": lambda: gpt2(tie_word_embeddings=False),
+    "llama": lambda: like_llama("Llama"),
+    "llama, bias": lambda: with_bias(like_llama("Llama")),
+    "qwen2, tied": lambda: like_llama("Qwen2", tie_word_embeddings=True),
+}
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(V, (3, T))
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    torch.manual_seed(0)
+    return MODELS[request.param]().train()
+
+
+def run(model, tokens, **rest):
+    labels = tokens.clone()
+    labels[0, 3:] = -100
+    model.zero_grad()
+    output = model(input_ids=tokens, labels=labels, **rest)
+    output.loss.backward()
+    return output, {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("rest", [{}, {"num_items_in_batch": torch.tensor(7)}], ids=["mean", "items"])
+def test_a_patched_model_has_the_same_loss_and_gradients_and_no_logits(model, rest, tokens):
+    expected, expected_gradients = run(model, tokens, **rest)
+    assert patch(model) is model
+    output, gradients = run(model, tokens, **rest)
+    torch.testing.assert_close(output.loss, expected.loss)
+    torch.testing.assert_close(gradients, expected_gradients)
+    assert output.logits is None
+    assert "logits" not in output
+    assert model(input_ids=tokens).logits.shape == (3, T, V)
+    as_tuple = model(input_ids=tokens, labels=tokens, return_dict=False)
+    assert as_tuple[0].dim() == 0
+    assert not any(isinstance(value, torch.Tensor) for value in as_tuple[1:])
+    unpatch(model)
+    again, again_gradients = run(model, tokens, **rest)
+    assert torch.equal(again.logits, expected.logits)
+    torch.testing.assert_close(again_gradients, expected_gradients, rtol=0, atol=0)
+
+
+def test_penalty_statistics_and_other_options(model, tokens):
+    logits = model(input_ids=tokens).logits[:, :-1]
+    options = {"penalty": fluxcore.Sharpness("neg_entropy", 0.3), "lse_square_scale": 0.1, "label_smoothing": 0.1}
+    expected, stats = fluxcore.cross_entropy(logits, tokens[:, 1:], return_stats=("entropy", "logprob"), **options)
+    patch(model, stats=("entropy", "logprob"), options=fluxcore.LinearOptions(rows=4), **options)
+    output = model(input_ids=tokens, labels=tokens)
+    torch.testing.assert_close(output.loss, expected)
+    torch.testing.assert_close(output.softmax_stats.entropy[:, :-1], stats.entropy)
+    torch.testing.assert_close(output.softmax_stats.logprob[:, :-1], stats.logprob)
+    assert output.softmax_stats.logprob[:, -1].isnan().all()
+
+
+def test_half_precision_and_autocast(tokens):
+    model = patch(like_llama("Llama").bfloat16())
+    _, gradients = run(model, tokens)
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.bfloat16}
+    model = like_llama("Llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(input_ids=tokens, labels=tokens).loss
+        ours = patch(model)(input_ids=tokens, labels=tokens).loss
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=0)
+
+
+def test_a_copy_of_a_patched_model_is_its_own(tokens):
+    model = patch(gpt2())
+    copied = copy.deepcopy(model)
+    copied.lm_head.weight.data.zero_()
+    assert not torch.equal(model(input_ids=tokens, labels=tokens).loss, copied(input_ids=tokens, labels=tokens).loss)
+
+
+@pytest.mark.filterwarnings("ignore")  # third parties
+def test_the_trainer_of_transformers_trains_a_patched_model(tmp_path):
+    torch.manual_seed(0)
+    rows = [{"input_ids": row, "labels": row} for row in torch.randint(V, (8, T))]
+
+    def losses(model):
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), max_steps=3, per_device_train_batch_size=2, gradient_accumulation_steps=2, logging_steps=1,
+            report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True, learning_rate=1e-2,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, train_dataset=rows, eval_dataset=rows[:3])
+        trainer.train()
+        trained = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        return [*trained, trainer.evaluate()["eval_loss"]]
+
+    model = gpt2()
+    copied = patch(copy.deepcopy(model))
+    expected, ours = losses(model), losses(copied)
+    assert len(expected) == 4
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=1e-3, atol=1e-4)
+
+
+class Adapted(nn.Linear):
+    def forward(self, hidden):
+        return 2 * super().forward(hidden)
+
+
+def test_models_that_cannot_be_patched_say_why():
+    model = gpt2()
+    with pytest.raises(TypeError, match=r"`options` of the loss must be of .*link.*, got 'reduction'"):
+        patch(model, reduction="sum")
+    with pytest.raises(ValueError, match="`model` must be patched, and is not"):
+        unpatch(model)
+    with pytest.raises(ValueError, match="already\n\nCall `unpatch"):
+        patch(patch(model))
+    adapted, quantised = gpt2(tie_word_embeddings=False), gpt2(tie_word_embeddings=False)
+    adapted.lm_head = Adapted(16, V)
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Linear, got Adapted\n\nAn adapter"):
+        patch(adapted)
+    quantised.lm_head.weight = nn.Parameter(torch.ones(V, 16, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(TypeError, match=r"must have a floating point weight, got torch.int8\n\nA quantised"):
+        patch(quantised)
+    with pytest.raises(ValueError, match="must have values, got a weight on the device meta"):
+        patch(gpt2().to("meta"))
+    with pytest.raises(ValueError, match="must be those of its linear head, and are not\n\nFinal soft-capping"):
+        patch(like_llama("Gemma2", final_logit_softcapping=0.01))
