@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from fluxcore.data import Dataset
 from fluxcore.data.tokenizer import Tokenizer
 from fluxcore.errors import require
+from fluxcore.integrations.model_head import hidden_instead_of_logits, linear_head, logits_are_linear
+from fluxcore.ops.linear_softmax_stats import linear_softmax_stats
 from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.scoring.chunk_scores import TokenStats
 from fluxcore.scoring.scorer import ChunkBatch, TokenScorer, check_tokenizer, check_vocabulary
@@ -25,8 +27,9 @@ _OUTPUTS = ("entropy", "varentropy", "logprob")
 
 
 class LanguageModelScorer(TokenScorer):
-    """Statistics of a model's next-token distributions, in float32 from its logits; no softmax is stored.
+    """Statistics of a model's next-token distributions, in float32; no softmax is stored.
 
+    Of a model with a linear head no logits are stored but a chunk of them (`fluxcore.linear_softmax_stats`).
     Each chunk is read on its own, from its first token, so a score depends on nothing but the chunk.
     """
 
@@ -53,7 +56,7 @@ class LanguageModelScorer(TokenScorer):
         Raises:
             OSError: no such model, or the hub cannot be reached.
             MissingExtraError: a name, and `transformers` is not installed.
-            ValueError: `include_bos` for a model without a BOS token.
+            ValueError: `include_bos` for a model without a BOS token, or a head without values.
         """
         super().__init__(include_last=include_last, include_bos=include_bos)
         self._tokenizer: Tokenizer | None = None
@@ -72,6 +75,7 @@ class LanguageModelScorer(TokenScorer):
         self._bos_id = -1 if bos_id is None else int(bos_id)
         if include_bos and bos_id is None:
             raise ValueError(f"`include_bos` needs a BOS token, and the model `{self.name}` has none")
+        self._head = _linear_head_or_none(self._model)
         self.fingerprint = _fingerprint(self._model, include_last, include_bos)
 
     def check(self, ds: Dataset) -> None:
@@ -101,8 +105,14 @@ class LanguageModelScorer(TokenScorer):
         wanted = np.arange(first, L + 1) <= batch.valid_lens[:, None]
         device = self._model.get_input_embeddings().weight.device
         with _evaluating(self._model), torch.inference_mode():
-            logits = self._model(input_ids=inputs.to(device), use_cache=False).logits
-            rows = _row_stats(logits.flatten(0, 1), targets.flatten(), torch.from_numpy(wanted.reshape(-1)))
+            flat = targets.flatten(), torch.from_numpy(wanted.reshape(-1))
+            if self._head is None:
+                logits = self._model(input_ids=inputs.to(device), use_cache=False).logits
+                rows = _row_stats(logits.flatten(0, 1), *flat)
+            else:
+                with hidden_instead_of_logits(self._head):
+                    hidden = self._model(input_ids=inputs.to(device), use_cache=False).logits
+                rows = _row_stats_of_head(hidden.flatten(0, 1), self._head, *flat)
         stats = np.zeros((3, n, T + 1))
         stats[:, :, first : L + 1][:, wanted] = rows
         return TokenStats(stats[0], stats[1], -stats[2])
@@ -122,6 +132,24 @@ def _row_stats(logits: Tensor, targets: Tensor, wanted: Tensor) -> NDArray[np.fl
         )
         parts.append(torch.stack([getattr(stats, name) for name in _OUTPUTS]).cpu())
     return torch.cat(parts, dim=1).numpy()
+
+
+def _row_stats_of_head(hidden: Tensor, head: nn.Linear, targets: Tensor, wanted: Tensor) -> NDArray[np.float32]:
+    """As `_row_stats`, from what goes into the head, [N, D]."""
+    own = wanted.nonzero().flatten()
+    hidden = hidden[own.to(hidden.device)].to(head.weight.dtype)
+    target = targets[own].to(hidden.device)
+    stats = linear_softmax_stats(hidden, head.weight, target, linear_bias=head.bias, outputs=_OUTPUTS)
+    return torch.stack([getattr(stats, name) for name in _OUTPUTS]).float().cpu().numpy()
+
+
+def _linear_head_or_none(model: Any) -> nn.Linear | None:
+    """The head of `model` if its logits are nothing but the head's."""
+    try:
+        head = linear_head(model)
+    except TypeError:  # another head: its logits are taken as they are
+        return None
+    return head if logits_are_linear(model, head) else None
 
 
 @contextmanager

@@ -60,14 +60,18 @@ def ds(tmp_path):
     return write_tokens(tmp_path / "ds", [*rows, ([3], 4), ([3], None)], chunk_tokens=T, vocab_size=V)
 
 
-@pytest.mark.parametrize("stats_bytes", [4 * V * 7, 1 << 20], ids=["split rows", "all rows"])
+@pytest.mark.parametrize("stats_bytes", [4 * V * 7, 1 << 20, None], ids=["split rows", "all rows", "linear head"])
 @pytest.mark.parametrize(("include_last", "include_bos"), [(False, False), (True, True)])
 def test_no_less_accurate_than_a_loop_in_float32(ds, include_last, include_bos, stats_bytes, monkeypatch):
-    monkeypatch.setitem(lm._STATS_BYTES, "cpu", stats_bytes)
+    if stats_bytes is not None:  # as for a model that does more to its logits
+        monkeypatch.setitem(lm._STATS_BYTES, "cpu", stats_bytes)
+        monkeypatch.setattr(lm, "logits_are_linear", lambda model, head: False)
     options = {"include_last": include_last, "include_bos": include_bos}
     model = tiny_model()
     batch = ChunkReader(ds)(np.arange(len(ds)))
-    found = LanguageModelScorer(model, **options).score_batch(batch)
+    scorer = LanguageModelScorer(model, **options)
+    assert (scorer._head is None) == (stats_bytes is not None)
+    found = scorer.score_batch(batch)
     naive = ByLoop(model, **options).score_batch(batch)
     exact = ByLoop(tiny_model().double(), **options).score_batch(batch)
     for name in found:
