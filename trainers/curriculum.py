@@ -3,61 +3,46 @@
     python -m fluxcore.trainers.curriculum data=FOLDER order=ascending column=lm.entropy_mean run_dir=runs/ascending
 
 Runs that differ in `order` alone begin with the same weights, see the same chunks equally often, and are validated on
-the same held-out documents: whatever differs in the end is due to the order.
+the same held-out documents: whatever differs in the end is due to the order. (Over several epochs, order=paced sees the
+chunks of its first pools more often than the others.)
 """
 
 from dataclasses import dataclass
-from enum import StrEnum, auto
 from pathlib import Path
 from typing import ClassVar
 
-from fluxcore.data import Loader, Order
+from fluxcore.data import Loader
 from fluxcore.training.accumulation import micro_batches
 from fluxcore.training.config import ConfigError
 from fluxcore.training.language_model import token_sums
 from fluxcore.training.launch import launch
 from fluxcore.training.models import load_model
 from fluxcore.training.optim import adamw
+from fluxcore.training.order_config import OrderedConfig
 from fluxcore.training.run import Run
 from fluxcore.training.sampling import Sampler
 from fluxcore.training.schedule import make_scheduler
-from fluxcore.training.trainer_config import TrainerConfig
 from fluxcore.training.training_data import open_training_data
 
 CONFIGS = Path(__file__).parent / "configs" / "curriculum"
 
 
-class OrderName(StrEnum):
-    """Which chunks come first."""
-
-    ascending = auto()
-    descending = auto()
-    random = auto()
-    bucketed = auto()
-
-
 @dataclass(kw_only=True, slots=True)
-class CurriculumConfig(TrainerConfig):
+class CurriculumConfig(OrderedConfig):
     """Keys of `python -m fluxcore.trainers.curriculum`, besides those of every trainer."""
 
     name: ClassVar[str] = "curriculum"
     data: Path
     """Folder of scored shards, as `fluxcore tokenize` and `fluxcore score` make it; `embedded`: a small one to try."""
-    order: OrderName = OrderName.ascending
-    """ascending, descending, random, or bucketed: rising buckets, shuffled inside."""
-    column: str | None = None
-    """Score to order by, for example lm.entropy_mean. Its mean is logged; order=random needs none."""
     val_fraction: float = 0.05
     """Share of the documents that are held out for validation, chosen by a seeded hash."""
     val_data: Path | None = None
     """Folder of shards to validate on, in place of held-out documents."""
 
     def __post_init__(self) -> None:
-        TrainerConfig.__post_init__(self)
+        OrderedConfig.__post_init__(self)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must be within (0, 1), got {self.val_fraction}")
-        if self.column is None and self.order is not OrderName.random:
-            raise ValueError(f"`column` must name the score for order={self.order}\n\nAdd column=NAME.")
 
 
 Config = CurriculumConfig
@@ -79,7 +64,7 @@ def train(config: CurriculumConfig) -> Path:
             raise ConfigError(f"`column` must be one of {', '.join(data.ds.columns)}, got {config.column!r}")
         loader = Loader(
             data.ds,
-            Order.from_name(config.order.name, column=config.column),
+            config.make_order(),
             subset=data.plan.chunk_ids,
             epochs=data.plan.epochs,
             global_batch_size=data.chunks_per_step,

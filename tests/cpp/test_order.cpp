@@ -1,12 +1,16 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 #include <vector>
 
 #include "data/feistel.hpp"
+#include "data/mixture.hpp"
 #include "data/order.hpp"
+#include "data/order_chain.hpp"
+#include "data/order_paced.hpp"
 #include "data/radix_argsort.hpp"
 #include "doctest.h"
 
@@ -86,12 +90,82 @@ TEST_CASE("segments of one size are shuffled apart, and a ranking names the chun
         std::vector<uint64_t>{30, 10, 20, 30});
 }
 
+TEST_CASE("jittered and strided segments visit their ranks once, whatever the width") {
+  for (const uint64_t size : std::vector<uint64_t>{1, 2, 7, 64, 1000}) {
+    for (const uint64_t width : std::vector<uint64_t>{1, 2, 3, 7, 64, 1000, UINT64_MAX}) {
+      for (const Walk walk : {Walk::kJittered, Walk::kStrided}) {
+        if (walk == Walk::kStrided && width > size) continue;
+        std::vector<uint64_t> seen = chunks(RankedOrder(Ranking({}, size), {{0, size, walk, width}}, 9), 0, size);
+        for (uint64_t p = 0; p < size && walk == Walk::kJittered; ++p) {
+          CHECK(std::max(seen[p], p) - std::min(seen[p], p) < width);
+        }
+        std::sort(seen.begin(), seen.end());
+        CHECK(seen == iota(size));
+      }
+    }
+  }
+}
+
+TEST_CASE("a pool that grows is drawn from without replacement, and nothing of it is left out") {
+  const std::vector<Pool> pools = {{0, 10}, {5, 20}, {5, 25}, {60, 40}, {61, 100}};
+  const PacedOrder order(Ranking({}, 100), pools, false, 4);
+  std::vector<bool> drawn(100);
+  size_t count = 0;
+  for (uint64_t position = 0; position < 400; ++position) {
+    const size_t pool = position < 5 ? 10 : position < 60 ? 25 : position < 61 ? 40 : 100;
+    if (count == pool) {
+      std::fill(drawn.begin(), drawn.end(), false);
+      count = 0;
+    }
+    if (count > 0) CHECK(order.rest_of_pass(position).size() == 100 - count);
+    const uint64_t chunk = chunks(order, position, 1).front();
+    CHECK(chunk < pool);
+    CHECK(!drawn[chunk]);
+    drawn[chunk] = true;
+    ++count;
+  }
+  CHECK(order.unseen(0).size() == 100);
+  CHECK(order.unseen(60).size() == 75);
+  CHECK(order.unseen(400).empty());
+}
+
+TEST_CASE("a chain follows its links") {
+  const auto all = std::make_shared<RankedOrder>(Ranking({}, 10), std::vector<Segment>{{0, 10, Walk::kForward}}, 0);
+  const ChainOrder chain({{0, 0, all}, {4, 7, all}, {6, 0, all}}, 10);
+  CHECK(chunks(chain, 0, 10) == std::vector<uint64_t>{0, 1, 2, 3, 7, 8, 0, 1, 2, 3});
+  CHECK(chunks(chain, 3, 2) == std::vector<uint64_t>{3, 7});
+  CHECK(chain.rest_of_pass(5) == std::vector<uint64_t>{8, 9});
+  CHECK_THROWS_AS(ChainOrder({{1, 0, all}}, 10), std::invalid_argument);
+}
+
+TEST_CASE("a mixture keeps its shares, and a change of weights keeps the cursors") {
+  const auto small = std::make_shared<RankedOrder>(Ranking({}, 3), std::vector<Segment>{{0, 3, Walk::kForward}}, 0);
+  const auto large = std::make_shared<RankedOrder>(Ranking({}, 50), std::vector<Segment>{{0, 50, Walk::kForward}}, 0);
+  const MixedOrder even({small, large}, 0, {0, 0}, {1 << 15, 1 << 15});
+  const auto order = even.with_weights(100, {0, 1 << 16})->with_weights(170, {1 << 16, 0});
+  CHECK(order->epoch_size() == 53);
+  CHECK(order->cursors_at(100) == std::vector<uint64_t>{50, 50});
+  CHECK(order->cursors_at(200) == std::vector<uint64_t>{80, 120});
+  const std::vector<uint64_t> whole = chunks(*order, 0, 300);
+  for (size_t row = 100; row < 170; ++row) CHECK(whole[row] == (row - 50) % 50);
+  for (size_t row = 170; row < 300; ++row) CHECK(whole[row] == (row - 120) % 3);
+  for (const size_t start : std::vector<size_t>{0, 99, 100, 169, 171}) {
+    CHECK(chunks(*order, start, 50) == std::vector<uint64_t>(whole.begin() + static_cast<std::ptrdiff_t>(start),
+                                                             whole.begin() + static_cast<std::ptrdiff_t>(start + 50)));
+  }
+  CHECK_THROWS_AS(MixedOrder({small}, 0, {0, 0}, {1 << 16}), std::invalid_argument);
+  CHECK_THROWS_AS(MixedOrder({small}, 0, {0}, {7}), std::invalid_argument);
+  CHECK_THROWS_AS(chunks(MixedOrder({small}, 5, {5}, {1 << 16}), 4, 1), std::out_of_range);
+}
+
 TEST_CASE("what cannot be an order is refused") {
   CHECK_THROWS_AS(RankedOrder(Ranking({1, 2}, 3), {}, 0), std::invalid_argument);
   CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{0, 4, Walk::kForward}}, 0), std::invalid_argument);
   CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{3, 1, Walk::kForward}}, 0), std::invalid_argument);
   CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{2, UINT64_MAX, Walk::kForward}}, 0), std::invalid_argument);
   CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{0, 0, Walk::kForward}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{0, 3, Walk::kStrided, 4}}, 0), std::invalid_argument);
+  CHECK_THROWS_AS(RankedOrder(Ranking({}, 3), {{0, 3, Walk::kJittered, 0}}, 0), std::invalid_argument);
   CHECK_THROWS_AS(chunks(RankedOrder(Ranking({}, 0), {}, 0), 0, 1), std::out_of_range);
   CHECK(chunks(RankedOrder(Ranking({}, 0), {}, 0), 0, 0).empty());
 }

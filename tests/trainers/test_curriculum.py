@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 import torch
 from fluxcore.trainers import curriculum
-from fluxcore.trainers.curriculum import CurriculumConfig, OrderName, train
+from fluxcore.trainers.curriculum import CurriculumConfig, train
+from hydra import compose, initialize_config_dir
 from support.token_data import SCORE, write_documents
 from support.trainer_runs import TINY_MODEL, metrics, split, weights
 
 import fluxcore.data
-from fluxcore.training.config import ConfigError
+from fluxcore.data import Order
+from fluxcore.training.config import ConfigError, build, register
 from fluxcore.training.models import load_model
+from fluxcore.training.order_config import OrderName
 from fluxcore.training.split import split_by_document
 
 
@@ -120,12 +123,24 @@ def test_a_finished_run_is_left_as_it_is(configure):
     assert metrics(run) == before
 
 
-@pytest.mark.parametrize("order", ["descending", "random", "bucketed"])
+ORDERS = {
+    "descending": {},
+    "random": {},
+    "bucketed": {},
+    "jittered": {"window": 8},
+    "interleaved": {"strides": 3},
+    "paced": {"pacing": "root", "pace_start": 0.3},
+    "warm start": {"order": "random", "then": "ascending", "then_at": 0.4},
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_orders_differ_in_nothing_but_order(configure, tmp_path, monkeypatch, data, order):
     seen = seen_chunks(monkeypatch)
     runs, chunks = {}, {}
     for name in ("ascending", order):
-        runs[name] = train(configure(run_dir=tmp_path / name, order=OrderName[name], steps=5, epochs=None))
+        keys = {"order": name} | ORDERS.get(name, {})
+        runs[name] = train(configure(run_dir=tmp_path / name, steps=5, epochs=None, **keys))
         chunks[name] = [chunk for batch in seen for chunk in batch]
         seen.clear()
     assert Counter(chunks["ascending"]) == Counter(chunks[order])
@@ -223,6 +238,18 @@ def test_what_does_not_fit_is_said_at_the_start(configure, changes, message):
         train(configure(**changes))
 
 
+def test_a_pace_that_would_leave_chunks_unseen_is_refused_at_the_start(configure):
+    with pytest.raises(ValueError, match=r"this run would leave .* unseen"):
+        train(configure(order="paced", pacing="step", pace_start=0.3, epochs=1))
+
+
+def test_the_order_that_keys_describe(configure):
+    paced = configure(order="paced", pacing="log", pace_start=0.2, pace_full_at=0.7, then="random", then_at=0.8)
+    assert paced.make_order() == Order.paced(SCORE, "log", 0.2, 0.7).then(Order.shuffled(), at=0.8)
+    control = configure(order="paced", pace_random=True, column=None)
+    assert control.make_order() == Order.paced(None, random=True)
+
+
 def test_samples_without_a_tokenizer(configure):
     with pytest.raises(FileNotFoundError, match="Set tokenizer=PATH"):
         train(configure(generate_every=1))
@@ -233,6 +260,13 @@ def test_samples_without_a_tokenizer(configure):
     [
         ({"column": None}, "`column` must name the score for order=ascending"),
         ({"val_fraction": 0.0}, "within \\(0, 1\\)"),
+        ({"column": None, "order": "random", "then": "paced"}, "`column` must name the score for order=paced"),
+        ({"order": "paced", "pace_start": 0.0}, "`pace_start` must be within"),
+        ({"order": "paced", "pace_full_at": 2.0}, "`pace_full_at` must be within"),
+        ({"then": "random", "then_at": 1.0}, "`then_at` must be within \\(0, 1\\), got 1.0"),
+        ({"order": "jittered", "window": 0}, "`window` must be a whole number of places"),
+        ({"order": "interleaved", "strides": 0}, "`strides` must be a whole number of passes"),
+        ({"order": "paced", "pacing": "cubic"}, "`pacing` must be one of linear, quadratic, root"),
     ],
     ids=str,
 )
@@ -245,5 +279,14 @@ def test_configurations_that_come_with_it():
     folder = curriculum.CONFIGS
     quick = CurriculumConfig.from_yaml(folder / "quick_test.yaml")
     assert quick.order is OrderName.ascending
+    register(CurriculumConfig)
+    orders = {
+        "paced": Order.paced(SCORE, "root", 0.1, 0.6),
+        "warm_start": Order.shuffled().then(Order.sorted(SCORE), at=0.1),
+    }
+    for name, order in orders.items():
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = build(CurriculumConfig, compose(name, ["data=folder", f"column={SCORE}"]))
+        assert config.make_order() == order
     with pytest.raises(ConfigError, match="`data` must be given"):
         CurriculumConfig.from_yaml(folder / "default.yaml")
