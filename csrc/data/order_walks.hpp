@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 
@@ -27,10 +28,10 @@ class BlockShuffle {
       : key_(key), size_(size), width_(width), first_(first) {}
 
   uint64_t operator()(uint64_t index) noexcept {
-    if (!shuffle_ || index < begin_ || index >= end_) {
+    if (index < begin_ || index >= end_) {
       enter_block(index);
     }
-    return begin_ + (*shuffle_)(index - begin_);
+    return begin_ + (shuffle_ ? (*shuffle_)(index - begin_) : listed_[index - begin_]);
   }
 
  private:
@@ -39,7 +40,22 @@ class BlockShuffle {
     const uint64_t block = index < first_ ? 0 : (index - first_) / width_ + 1;
     begin_ = block == 0 ? 0 : first_ + (block - 1) * width_;
     end_ = std::min(size_, block == 0 ? first_ : begin_ + width_);
-    shuffle_.emplace(derive_key(key_, block), end_ - begin_);
+    const uint64_t key = derive_key(key_, block);
+    if (end_ - begin_ <= listed_.size()) {
+      shuffle_.reset();
+      list_block(key);
+    } else {
+      shuffle_.emplace(key, end_ - begin_);
+    }
+  }
+
+  // In a block much smaller than the Feistel domain most of the cycle walking would be outside: Fisher-Yates.
+  void list_block(uint64_t key) noexcept {
+    for (uint64_t i = 0; i < end_ - begin_; ++i) {
+      const uint64_t other = ((derive_key(key, i) >> 32) * (i + 1)) >> 32;  // within [0, i], as good as fair
+      listed_[i] = listed_[other];
+      listed_[other] = static_cast<uint8_t>(i);
+    }
   }
 
   uint64_t key_;
@@ -49,6 +65,7 @@ class BlockShuffle {
   uint64_t begin_ = 0;
   uint64_t end_ = 0;
   std::optional<FeistelPermutation> shuffle_;
+  std::array<uint8_t, 64> listed_ = {};  // where the block's entries go, without shuffle_
 };
 
 // A permutation of [0, size) that moves nothing by `window` places or more.

@@ -109,6 +109,8 @@ class _Link:
     def seen(self, row: int, everything: Chunks) -> Chunks:
         """Chunks that it visits before `row`."""
         length = row - self.begin
+        if length == 0:
+            return everything[:0]
         if isinstance(self.order, _core.PacedOrder):
             unseen = self.order.unseen(length)
         else:
@@ -123,7 +125,7 @@ def _compile_chain(
     everything = np.arange(len(ds), dtype=np.uint64) if subset is None else subset
     links: list[_Link] = []
     for number, (share, part) in enumerate(order.parts):
-        begin = math.floor(share * positions)
+        begin = round(share * positions)
         links = [link for link in links if link.begin < begin]
         rest = links[-1].rest(begin) if links else everything[:0]
         key = _core.derive_key(_core.derive_key(seed, _LINK_KEYS), number)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum, auto
+from typing import Any
 
 from fluxcore.data import Order
 from fluxcore.training.trainer_config import TrainerConfig
@@ -77,7 +78,7 @@ class OrderedConfig(TrainerConfig):
         return first if self.then is None else first.then(self._named(self.then), at=self.then_at)
 
     def _named(self, name: OrderName) -> Order:
-        options = {
+        options: dict[OrderName, dict[str, Any]] = {
             OrderName.jittered: {"window": self.window},
             OrderName.interleaved: {"n": self.strides},
             OrderName.paced: {

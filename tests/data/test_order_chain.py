@@ -1,7 +1,5 @@
 """Orders one after another: where they switch, and that the switch loses and repeats nothing."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,7 +59,7 @@ def test_every_epoch_of_a_chain_is_whole(ds, data, epochs, seed):
     chunks = run(order, ds, epochs, seed=seed)
     for epoch in chunks.reshape(epochs, 50):
         assert np.array_equal(np.sort(epoch), np.arange(50))
-    first = math.floor(50 * epochs * shares[0] / 100)
+    first = round(shares[0] / 100 * (50 * epochs))
     assert np.array_equal(chunks[:first], parts[0].compile(ds, seed=_key(seed, 0)).chunks_at(0, first))
 
 

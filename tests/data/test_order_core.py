@@ -22,8 +22,10 @@ GOLDEN = {
 
 # (walk, width, epoch) of 1000 chunks, with the same seed.
 GOLDEN_WALKS = {
-    ("jittered", 10, 0): [1, 6, 4, 0, 3, 5, 2, 8, 10, 11],
-    ("jittered", 10, 3): [0, 2, 4, 5, 1, 3, 9, 7, 8, 6],
+    ("jittered", 10, 0): [2, 0, 4, 1, 6, 10, 7, 8, 3, 5],
+    ("jittered", 10, 3): [0, 1, 6, 5, 2, 9, 3, 4, 12, 7],
+    ("jittered", 300, 0): [35, 89, 31, 148, 46, 94, 116, 23, 128, 13],
+    ("jittered", 300, 3): [44, 55, 66, 186, 200, 96, 162, 153, 36, 149],
     ("strided", 7, 0): [0, 7, 14, 21, 28, 35, 42, 49, 56, 63],
     ("strided", 7, 3): [0, 7, 14, 21, 28, 35, 42, 49, 56, 63],
 }
@@ -142,6 +144,17 @@ def test_strides_are_slices(count, data):
     order = whole(count, "strided", strides)
     expected = np.concatenate([np.arange(count)[start::strides] for start in range(strides)])
     assert np.array_equal(order.chunks_at(0, 2 * count), np.tile(expected, 2))
+
+
+def test_small_windows_shuffle_fairly():
+    """Chi-square at five standard deviations, of where the chunk in the middle of a block of five goes."""
+    seeds = 4000
+    seen = np.zeros(5)
+    for seed in range(seeds):  # of nine places only the blocks decide, whose borders lie anywhere
+        chunks = whole(5, "jittered", 100, seed).chunks_at(0, 5)
+        seen[int(np.flatnonzero(chunks == 2)[0])] += 1
+    assert seen.min() > 0
+    assert abs(seen[0] - seen[4]) < 5 * np.sqrt(seen[0] + seen[4])
 
 
 @pytest.mark.parametrize(("walk", "width"), [("jittered", 0), ("strided", 0), ("strided", 11)])
