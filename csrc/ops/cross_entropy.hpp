@@ -68,7 +68,7 @@ struct CrossEntropyGrads {
 // The gradient of sum(upstream * loss) by x. It is 0 at a logit of -inf and in a row whose upstream is 0.
 void cross_entropy_bwd(const CrossEntropyCall& call, const CrossEntropyGrads& grads);
 
-// values[0, count) *= scale.
+// values[0, count) *= scale, where 0 times NaN is 0: nothing comes from rows without an upstream gradient.
 void scale_in_place(void* values, DType dtype, std::int64_t count, double scale, int threads, Isa isa);
 
 }  // namespace fluxcore

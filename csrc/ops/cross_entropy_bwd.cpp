@@ -49,7 +49,11 @@ void scale_in_place(void* values, DType dtype, std::int64_t count, double scale,
   const std::int64_t grain = std::max(kLeast, count / (static_cast<std::int64_t>(threads) * 16));
   parallel_for(count, grain, threads, [&](std::int64_t begin, std::int64_t end) {
     void* from = static_cast<std::byte*>(values) + static_cast<std::size_t>(begin) * dtype_size(dtype);
-    kernels.scale(from, end - begin, scale);
+    if (scale == 0.0) {
+      std::memset(from, 0, static_cast<std::size_t>(end - begin) * dtype_size(dtype));
+    } else {
+      kernels.scale(from, end - begin, scale);
+    }
   });
 }
 

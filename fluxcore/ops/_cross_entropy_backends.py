@@ -143,7 +143,7 @@ def backward(
 
 
 def scale_(gradient: Tensor, scale: Tensor) -> None:
-    """Implementation of `fluxcore::scale_` for every device."""
+    """Implementation of `fluxcore::scale_` for every device; 0 times NaN is 0."""
     match backend_of("scale_", BACKENDS, gradient.device):
         case "cpp":
             name, threads = DTYPE_NAMES[gradient.dtype], torch.get_num_threads()
@@ -153,7 +153,7 @@ def scale_(gradient: Tensor, scale: Tensor) -> None:
 
             launch_scale_(gradient, scale)
         case _:
-            gradient.copy_(gradient * scale)
+            gradient.copy_(torch.where(scale == 0, 0, gradient * scale))
 
 
 def empty_results(logits: Tensor, options: Options, with_gradient: bool) -> Results:

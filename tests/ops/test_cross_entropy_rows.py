@@ -69,6 +69,17 @@ def test_the_upstream_gradient_scales_a_scalar_loss(reduction, dtype, device):
         torch.testing.assert_close(scaled, factor * unit, rtol=rtol, atol=rtol * 1e-2)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_an_upstream_gradient_of_zero_makes_zeros_of_poisoned_rows_too(reduction, device):
+    logits = torch.randn(4, 40, device=device)
+    logits[1, 3] = torch.nan
+    target = torch.randint(40, (4,), device=device)
+    leaf = logits.requires_grad_()
+    loss = cross_entropy(leaf, target, reduction=reduction)
+    ours = gradient(loss, leaf, torch.zeros_like(loss))
+    assert ours.eq(0).all()
+
+
 def test_a_loss_scale_saves_float16_gradients_from_underflow(device):
     logits = torch.zeros(4, 100, device=device, dtype=torch.float16, requires_grad=True)
     target = torch.zeros(4, dtype=torch.int64, device=device)
