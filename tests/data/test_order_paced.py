@@ -146,6 +146,20 @@ def test_a_paced_run_shows_every_chunk_and_none_too_early(ds, pacing, epochs):
         assert rank[chunk] < 50 * share + 1.5
 
 
+ENOUGH = {"linear": 1, "root": 1, "log": 1, "quadratic": 2, "exponential": 2, "discrete": 2, "step": 3}
+
+
+@pytest.mark.parametrize(("pacing", "epochs"), ENOUGH.items())
+def test_how_many_epochs_the_defaults_take(ds, pacing, epochs):
+    """As the documentation has it."""
+    for given in (1, 2, 3, 10):
+        if given >= epochs:
+            Order.paced("score", pacing).compile(ds, positions=50 * given)
+        else:
+            with pytest.raises(ValueError, match="unseen"):
+                Order.paced("score", pacing).compile(ds, positions=50 * given)
+
+
 def test_the_control_has_the_same_pace_on_a_random_order(ds):
     rank = np.argsort(Order.sorted("score").compile(ds).chunks_at(0, 50))
     ordered, control = (
