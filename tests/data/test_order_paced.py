@@ -152,12 +152,12 @@ ENOUGH = {"linear": 1, "root": 1, "log": 1, "quadratic": 2, "exponential": 2, "d
 @pytest.mark.parametrize(("pacing", "epochs"), ENOUGH.items())
 def test_how_many_epochs_the_defaults_take(ds, pacing, epochs):
     """As the documentation has it."""
-    for given in (1, 2, 3, 10):
-        if given >= epochs:
-            Order.paced("score", pacing).compile(ds, positions=50 * given)
+    for allowed in (1, 2, 3, 10):
+        if allowed >= epochs:
+            Order.paced("score", pacing).compile(ds, positions=50 * allowed)
         else:
             with pytest.raises(ValueError, match="unseen"):
-                Order.paced("score", pacing).compile(ds, positions=50 * given)
+                Order.paced("score", pacing).compile(ds, positions=50 * allowed)
 
 
 def test_the_control_has_the_same_pace_on_a_random_order(ds):
