@@ -10,21 +10,27 @@ from fluxcore.backends import Backend
 from fluxcore.ops._dispatch import DTYPE_NAMES, backend_of, pointer
 from fluxcore.reference import prune as reference
 
-BACKENDS: tuple[Backend, ...] = ("cpp", "reference")
+BACKENDS: tuple[Backend, ...] = ("cpp", "triton", "reference")
 """Those that have these ops."""
 _NEEDS_64_BITS = (1 << 64) - 1
 
 
 def kth_magnitude(tensors: Sequence[Tensor], k: Sequence[int], per_tensor: bool) -> Tensor:
     """Implementation of `fluxcore::kth_magnitude` for every device."""
-    if backend_of("kth_magnitude", BACKENDS, tensors[0].device) == "reference":
-        return reference.kth_magnitude(tensors, k, per_tensor=per_tensor)
-    cuts = torch.zeros((len(tensors), 2), dtype=torch.int64)
     none = [0] * len(tensors)
-    _core.select_smallest(
-        _columns(tensors, [], [], none, none), "magnitude", 0, per_tensor, 0.0, list(k), False,
-        cuts.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
+    match backend_of("kth_magnitude", BACKENDS, tensors[0].device):
+        case "cpp":
+            cuts = torch.zeros((len(tensors), 2), dtype=torch.int64)
+            _core.select_smallest(
+                _columns(tensors, [], [], none, none), "magnitude", 0, per_tensor, 0.0, list(k), False,
+                cuts.data_ptr(), torch.get_num_threads(),
+            )  # fmt: skip
+        case "triton":
+            from fluxcore.kernels.prune_select import launch_select_smallest
+
+            cuts = launch_select_smallest(tensors, [], [], "magnitude", per_tensor, 0.0, k, False, none, none, 0)
+        case _:
+            return reference.kth_magnitude(tensors, k, per_tensor=per_tensor)
     values = cuts[:, 0].to(torch.int32).view(torch.float32)
     return values if per_tensor else values[0].clone()
 
@@ -41,8 +47,15 @@ def prune_cuts(
     step: int,
 ) -> Tensor:
     """Implementation of `fluxcore::prune_cuts` for every device."""
-    if backend_of("prune_regrow_", BACKENDS, weights[0].device) == "reference":
-        return _reference_cuts(weights, masks, gradients, kind, fraction, per_tensor, offsets, keys, step)
+    match backend_of("prune_regrow_", BACKENDS, weights[0].device):
+        case "triton":
+            from fluxcore.kernels.prune_select import launch_select_smallest
+
+            return launch_select_smallest(
+                weights, masks, gradients, kind, per_tensor, fraction, None, True, offsets, keys, step
+            )
+        case "reference":
+            return _reference_cuts(weights, masks, gradients, kind, fraction, per_tensor, offsets, keys, step)
     cuts = torch.zeros((len(weights), 2), dtype=torch.int64)
     _core.select_smallest(
         _columns(weights, masks, gradients, offsets, keys), kind, step, per_tensor, fraction, [], True,
@@ -66,10 +79,14 @@ def prune_apply_(
     step: int,
 ) -> Tensor:
     """Implementation of `fluxcore::prune_apply_` for every device."""
-    if backend_of("prune_regrow_", BACKENDS, weights[0].device) == "reference":
-        return _reference_apply(
-            weights, masks, states, state_owners, gradients, drop, regrow, kind, noise_std, offsets, keys, step
-        )
+    shared = (weights, masks, states, state_owners, gradients, drop, regrow, kind, noise_std, offsets, keys, step)
+    match backend_of("prune_regrow_", BACKENDS, weights[0].device):
+        case "triton":
+            from fluxcore.kernels.prune_apply import launch_prune_apply
+
+            return launch_prune_apply(*shared)
+        case "reference":
+            return _reference_apply(*shared)
     counts = torch.zeros((len(weights), 3), dtype=torch.int64)
     _core.prune_apply(
         _columns(weights, masks, gradients, offsets, keys),

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import fluxcore
-from fluxcore.ops._prune_backends import BACKENDS
 from fluxcore.ops._random_key import random_key
 from fluxcore.ops.prune_regrow import prune_regrow_
 from fluxcore.reference import prune as reference
@@ -43,7 +42,7 @@ def surged(n, offset=0, step=3, std=1.0, name="w", dtype=torch.float32):
     return weight
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
 @pytest.mark.parametrize("offset", [0, 5, (1 << 40) + 63])
 def test_normals_agree_with_float64_to_4_ulp(backend, offset):
     with fluxcore.backend(backend):

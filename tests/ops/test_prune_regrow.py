@@ -7,7 +7,8 @@ from support.devices import device_fixture
 from fluxcore.ops._prune_backends import BACKENDS
 from fluxcore.ops.prune_regrow import prune_regrow_
 
-device = device_fixture(BACKENDS)
+# Where there is no GPU, test_prune_regrow_triton.py holds Triton to C++ with fewer elements.
+device = device_fixture([name for name in BACKENDS if name != "triton" or torch.cuda.is_available()])
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = {"a": (37, 61), "b": (1,), "c": (0,), "d": (70_001,), "e": ()}
 
@@ -117,7 +118,7 @@ def test_backends_choose_the_same_elements():
     import fluxcore
 
     results = []
-    for backend in BACKENDS:
+    for backend in ("cpp", "reference"):
         torch.manual_seed(1)
         weights, masks = model(torch.device("cpu"), torch.float32)
         with fluxcore.backend(backend):
