@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-_WORKSPACE_BYTES = {"cpu": 128 << 20, "cuda": 1 << 30}
+_WORKSPACE_BYTES = {"cpu": 176 << 20, "cuda": 1 << 30}
 _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
 _ROWS_MULTIPLE = 64  # of a chunk; the tile of a matrix product
 _BALANCE = {"cpu": 8.0, "half": 184.0, "wide": 15.0}  # of an H200: 790 TFLOP/s in half precision, 4.3 TB/s
@@ -31,7 +31,7 @@ class LinearOptions:
     """
 
     workspace_bytes: int | None = None
-    """Most memory for the logits of a chunk of rows, and their gradient; None for 128 MiB on a CPU and 1 GiB on a GPU,
+    """Most memory for the logits of a chunk of rows, and their gradient; None for 176 MiB on a CPU and 1 GiB on a GPU,
     or what one row needs, if that is more."""
     rows: int | None = None
     """Rows of a chunk; None: chosen by the cost model."""
