@@ -9,6 +9,8 @@ ROOT := $(CURDIR)
 VENV := .venv
 BIN := $(VENV)/bin
 CLEAN_VENV := build/test-venv
+# Processes that run tests side by side; 0 for the tests that need all the memory.
+JOBS ?= 2
 INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
 # Build environments take their pins from here too (one name for older pips, one for newer).
 export PIP_CONSTRAINT := $(ROOT)/constraints.txt
@@ -31,7 +33,8 @@ test: $(CLEAN_VENV)/.ready $(VENV)/.dev
 	$(BIN)/ninja -C build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	outside=$$(mktemp -d) && cd "$$outside" && \
-		"$(ROOT)/$(CLEAN_VENV)/bin/pytest" -c "$(ROOT)/pyproject.toml" --rootdir "$(ROOT)" "$(ROOT)/tests" $(ARGS); \
+		"$(ROOT)/$(CLEAN_VENV)/bin/pytest" -c "$(ROOT)/pyproject.toml" --rootdir "$(ROOT)" "$(ROOT)/tests" \
+		-n $(JOBS) --dist loadfile $(ARGS); \
 		status=$$?; rm -rf "$$outside"; exit $$status
 
 lint: $(VENV)/.dev $(CLEAN_VENV)/.ready
