@@ -7,8 +7,8 @@
 
 namespace fluxcore::data {
 
-MixedOrder::MixedOrder(std::vector<std::shared_ptr<const Order>> orders, uint64_t begin, std::vector<uint64_t> cursors,
-                       std::vector<uint32_t> weights)
+MixedOrder::MixedOrder(const std::vector<std::shared_ptr<const Order>>& orders, uint64_t begin,
+                       std::vector<uint64_t> cursors, std::vector<uint32_t> weights)
     : MixedOrder(orders, {Phase{.begin = begin,
                                 .cursors = std::move(cursors),
                                 .quotas = std::make_shared<const Quotas>(std::move(weights))}}) {}

@@ -18,7 +18,7 @@ class MixedOrder final : public Order {
   // `cursors`: the position of each source at row `begin`, from which on the weights hold; rows before it are not
   // known. Throws std::invalid_argument when the numbers of orders, cursors and weights differ, when the weights are no
   // Quotas, or when an order that is given a weight is over no chunks.
-  MixedOrder(std::vector<std::shared_ptr<const Order>> orders, uint64_t begin, std::vector<uint64_t> cursors,
+  MixedOrder(const std::vector<std::shared_ptr<const Order>>& orders, uint64_t begin, std::vector<uint64_t> cursors,
              std::vector<uint32_t> weights);
 
   // The same, with other weights from row `begin` on; changes at or after it are forgotten. Throws

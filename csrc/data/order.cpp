@@ -100,7 +100,7 @@ void RankedOrder::segment_ranks(size_t segment, uint64_t epoch, uint64_t offset,
       return fill(ranks, first, offset, Jitter(key, size, std::min(width, size)));
     case Walk::kStrided:
       return fill(ranks, first, offset,
-                  [size = size, width = width](uint64_t index) { return strided_rank(index, size, width); });
+                  [count = size, strides = width](uint64_t index) { return strided_rank(index, count, strides); });
   }
 }
 
