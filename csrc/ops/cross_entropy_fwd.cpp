@@ -160,8 +160,9 @@ void cross_entropy_fwd(const CrossEntropyCall& call, const CrossEntropyResults& 
   const bool given = call.reduction == Reduction::given;
   const CrossEntropyPass pass(call,
                               given ? load_totals(results.totals, call.logits.dtype) : cross_entropy_totals(call));
-  if (results.gradient != nullptr)
+  if (results.gradient != nullptr) {
     prefer_huge_pages(results.gradient, static_cast<std::size_t>(call.logits.rows) * gradient_row_bytes(call));
+  }
   std::vector<double> losses(static_cast<std::size_t>(call.logits.rows));
   parallel_for(call.logits.rows, softmax_row_grain(call.logits), call.logits.threads,
                [&](std::int64_t begin, std::int64_t end) {
