@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.devices import device_fixture
+from support.finite_differences import assert_finite_differences_agree
 from support.numerics import assert_no_less_accurate
 from support.products import CountProducts
 
@@ -223,7 +224,7 @@ def test_finite_differences_agree(reduction, device):
             hidden, weight, target, linear_bias=bias, reduction=reduction, options=LinearOptions(rows=2), **options
         )
 
-    torch.autograd.gradcheck(loss, tensors)
+    assert_finite_differences_agree(loss, tensors)
 
 
 def test_the_gradient_of_a_half_precision_weight_is_summed_in_float32():
