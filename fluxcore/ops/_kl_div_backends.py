@@ -1,16 +1,16 @@
 """The op `kl_div` on each backend; layouts of its results are described beside the op's schema."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fluxcore import reference
+from fluxcore import _core, reference
 from fluxcore.backends import Backend
 from fluxcore.ops._checks import wide_dtype
-from fluxcore.ops._dispatch import backend_of, contiguous_rows, row_stride_0_or_1
+from fluxcore.ops._dispatch import DTYPE_NAMES, backend_of, contiguous_rows, pointer, row_stride_0_or_1
 
-BACKENDS: tuple[Backend, ...] = ("reference", "triton")
+BACKENDS: tuple[Backend, ...] = ("triton", "cpp", "reference")
 """Those that have this op."""
 
 
@@ -35,6 +35,16 @@ def forward(
     logits, ref_logits = contiguous_rows(logits), contiguous_rows(ref_logits)
     results = empty_results(logits, reduction)
     match backend_of("kl_div", BACKENDS, logits.device):
+        case "cpp":
+            _core.kl_div_fwd(
+                *_addresses(logits, ref_logits, token_weight),
+                direction,
+                beta,
+                reduction,
+                temperature,
+                *(result.data_ptr() for result in results),
+                torch.get_num_threads(),
+            )
         case "triton":
             from fluxcore.kernels.kl_div import launch_kl_div_fwd
 
@@ -65,6 +75,21 @@ def backward(
     if gradient is None:
         gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     match backend_of("kl_div", BACKENDS, logits.device):
+        case "cpp":
+            upstream = row_stride_0_or_1(upstream)
+            _core.kl_div_bwd(
+                upstream.data_ptr(),
+                upstream.stride(0) if upstream.dim() else 0,
+                *_addresses(logits, ref_logits, token_weight),
+                state.data_ptr(),
+                totals.data_ptr(),
+                direction,
+                beta,
+                reduction,
+                temperature,
+                gradient.data_ptr(),
+                torch.get_num_threads(),
+            )
         case "triton":
             from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
 
@@ -90,6 +115,19 @@ def empty_results(logits: Tensor, reduction: str) -> Results:
         state=torch.empty((5, N), dtype=dtype, device=device),
         totals=torch.empty((1,), dtype=dtype, device=device),
     )
+
+
+def _addresses(logits: Tensor, ref_logits: Tensor, token_weight: Tensor | None) -> list[Any]:
+    """The tensors, as the C++ functions take them."""
+    return [
+        logits.data_ptr(),
+        ref_logits.data_ptr(),
+        DTYPE_NAMES[logits.dtype],
+        *logits.shape,
+        logits.stride(0),
+        ref_logits.stride(0),
+        pointer(token_weight),
+    ]
 
 
 def _reference_forward(

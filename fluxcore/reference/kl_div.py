@@ -167,13 +167,19 @@ def kl_div_grad(pair: Pair, row_grads: Tensor, *, direction: str, beta: float, t
     p, r, l = pair
     match direction:
         case "policy_ref":
-            gradient = p * (l - divergence_terms(p, r, l).sum(-1, keepdim=True))
+            gradient = p * _less_mean(p, l)
         case "ref_policy":
-            gradient = torch.where(l >= 0, -p * (-l).expm1(), r * torch.where(l >= 0, 0, l).expm1())
+            near = l.abs() < _SERIES_BELOW  # farther apart, p - r has fewer roundings than l has
+            u = torch.where(near, l, 0)
+            gradient = torch.where(near, torch.where(u >= 0, -p * (-u).expm1(), r * u.expm1()), p - r)
         case _:
-            by_policy, _ = _mixture_ratios(l, beta)
-            mixture = beta * p + (1 - beta) * r
-            centre = divergence_terms(p, mixture, by_policy).sum(-1, keepdim=True)
-            gradient = beta * p * (by_policy - centre)
+            gradient = beta * p * _less_mean(p, _mixture_ratios(l, beta)[0])
     masked = l == -torch.inf if direction == "ref_policy" else p == 0
     return torch.where(masked, 0, row_grads.unsqueeze(-1) * gradient / temperature)
+
+
+def _less_mean(p: Tensor, values: Tensor) -> Tensor:
+    """`values` less their mean under p; both from their differences to the value where p is largest, so that a class
+    with nearly all of p does not lose the little that remains."""
+    relative = torch.where(p == 0, 0, values - values.gather(-1, p.argmax(-1, keepdim=True)))
+    return relative - (p * relative).sum(-1, keepdim=True)
