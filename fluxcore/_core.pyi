@@ -273,6 +273,9 @@ def ortho_adamw(
     eps: float,
     weight_decay: float,
     project_update: bool,
+    threads: int,
+    isa: str = "",
+) -> None: ...
 def kl_div_fwd(
     x: int,
     ref: int,

@@ -27,6 +27,7 @@ void check_kl_div(const KlDivCall& call) {
   require(call.classes >= 1 && call.classes <= std::numeric_limits<std::int32_t>::max(),
           "`classes` must be within [1, 2^31)", std::to_string(call.classes));
   require(call.beta > 0.0 && call.beta < 1.0, "`beta` must be within (0, 1)", std::to_string(call.beta));
+  require(call.reduction != Reduction::given, "`reduction` must be `none`, `mean`, `sum` or `token_mean`", "`given`");
   require(call.temperature > 0.0, "`temperature` must be > 0", std::to_string(call.temperature));
 }
 

@@ -36,15 +36,9 @@ def forward(
     results = empty_results(logits, reduction)
     match backend_of("kl_div", BACKENDS, logits.device):
         case "cpp":
-            _core.kl_div_fwd(
-                *_addresses(logits, ref_logits, token_weight),
-                direction,
-                beta,
-                reduction,
-                temperature,
-                *(result.data_ptr() for result in results),
-                torch.get_num_threads(),
-            )
+            arguments = [*_addresses(logits, ref_logits, token_weight), direction, beta, reduction, temperature]
+            arguments += [*(result.data_ptr() for result in results), torch.get_num_threads()]
+            _core.kl_div_fwd(*arguments)
         case "triton":
             from fluxcore.kernels.kl_div import launch_kl_div_fwd
 
@@ -77,19 +71,10 @@ def backward(
     match backend_of("kl_div", BACKENDS, logits.device):
         case "cpp":
             upstream = row_stride_0_or_1(upstream)
-            _core.kl_div_bwd(
-                upstream.data_ptr(),
-                upstream.stride(0) if upstream.dim() else 0,
-                *_addresses(logits, ref_logits, token_weight),
-                state.data_ptr(),
-                totals.data_ptr(),
-                direction,
-                beta,
-                reduction,
-                temperature,
-                gradient.data_ptr(),
-                torch.get_num_threads(),
-            )
+            arguments: list[Any] = [upstream.data_ptr(), upstream.stride(0) if upstream.dim() else 0]
+            arguments += [*_addresses(logits, ref_logits, token_weight), state.data_ptr(), totals.data_ptr()]
+            arguments += [direction, beta, reduction, temperature, gradient.data_ptr(), torch.get_num_threads()]
+            _core.kl_div_bwd(*arguments)
         case "triton":
             from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
 

@@ -116,7 +116,7 @@ def kl_div(
     reduction: str = "mean",
     temperature: float = 1.0,
 ) -> Tensor:
-    """The definition of `fluxcore.ops.kl_div`: same arguments, same results, unchecked and unfused."""
+    """The definition of `fluxcore.kl_div`: same arguments, same results, unchecked and unfused."""
     wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
     weight = logits.new_ones(logits.shape[:-1], dtype=wide) if token_weight is None else token_weight.to(wide)
     dead = weight == 0

@@ -1,34 +1,12 @@
-"""The drop-in helpers against the float64 definition; their numerics are those of `softmax_stats`."""
+"""The drop-in helpers against the float64 definition; their numerics are those of `softmax_stats`.
+
+The gradient of the entropy is tested in test_peer_defects.py.
+"""
 
 import pytest
 import torch
-from support import naive
-from support.numerics import assert_no_less_accurate
 
 from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
-
-
-def entropy(logits):
-    return torch.distributions.Categorical(logits=logits).entropy()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
-def test_entropy_and_its_gradient(dtype, device):
-    # The gradient is neither dropped nor made from an entropy that was rounded to the logits' dtype.
-    logits = (3 * torch.randn(2, 7, 300, device=device)).to(dtype)
-    upstream = torch.randn(2, 7, device=device)
-
-    def value_and_gradient(function, x):
-        leaf = x.requires_grad_()
-        value = function(leaf)
-        return value.detach(), torch.autograd.grad(value, leaf, upstream.to(value.dtype))[0]
-
-    ours, our_gradient = value_and_gradient(entropy_from_logits, logits.clone())
-    exact, exact_gradient = value_and_gradient(entropy, logits.double())
-    than, than_gradient = value_and_gradient(lambda x: naive.softmax_stats(x).entropy, logits.clone())
-    assert our_gradient.abs().max() > 0.01
-    assert_no_less_accurate(ours, than=than, exact=exact)
-    assert_no_less_accurate(our_gradient, than=than_gradient, exact=exact_gradient)
 
 
 def test_the_chunk_size_changes_no_bit(device):
