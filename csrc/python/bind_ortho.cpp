@@ -28,6 +28,7 @@ void bind_ortho(py::module_& module) {
       "orthogonalize",
       [](const std::vector<Pair>& pairs, int threads, const std::string& isa) {
         std::vector<OrthoTensor> tensors;
+        tensors.reserve(pairs.size());
         for (const auto& [weight, gradient, count] : pairs) {
           tensors.push_back({.weight = pointer(weight), .gradient = pointer(gradient), .count = count});
         }
@@ -43,6 +44,7 @@ void bind_ortho(py::module_& module) {
       [](const std::vector<Row>& rows, double lr, double beta1, double beta2, double eps, double weight_decay,
          bool project_update, int threads, const std::string& isa) {
         std::vector<OrthoTensor> tensors;
+        tensors.reserve(rows.size());
         for (const auto& [weight, gradient, exp_avg, exp_avg_sq, count, correction1, correction2] : rows) {
           tensors.push_back({.weight = pointer(weight),
                              .gradient = pointer(gradient),
