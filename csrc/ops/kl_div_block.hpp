@@ -136,7 +136,7 @@ void plain_part(const PairBlock<Src>& block, const PairFrame<C>& frame, PairPart
   const PairSums<C> sums = pair_sums<C>(block, terms);
   mass = sums.total(0);
   ref_mass = sums.total(1);
-  const double largest = static_cast<double>(frame.largest);
+  const auto largest = static_cast<double>(frame.largest);
   part.mean = sums.total(2) / mass;
   part.lse = largest / T + std::log(mass);
   part.pivot = static_cast<double>(frame.pivot);

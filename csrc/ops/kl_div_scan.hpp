@@ -127,7 +127,7 @@ class PairScanner {
     plain_part<C, Scaled>(block, frame(top, C{}), part, mass, ref_mass);
     double& lse = is_x ? x_alone_ : v_alone_;
     double& highest = is_x ? largest_ : ref_largest_;
-    const double top_logit = static_cast<double>(is_x ? top.largest : top.ref_largest);
+    const auto top_logit = static_cast<double>(is_x ? top.largest : top.ref_largest);
     highest = top_logit > highest ? top_logit : highest;
     lse = log_sum(lse, top_logit / temperature_ + std::log(is_x ? mass : ref_mass));
   }
@@ -135,8 +135,8 @@ class PairScanner {
   template <class Src>
   void add(const PairBlock<Src>& block, const PairExtremes<C>& top) {
     broken_ |= top.largest == static_cast<C>(HUGE_VAL) || top.ref_largest == static_cast<C>(HUGE_VAL);
-    const double largest = static_cast<double>(top.largest);
-    const double ref_largest = static_cast<double>(top.ref_largest);
+    const auto largest = static_cast<double>(top.largest);
+    const auto ref_largest = static_cast<double>(top.ref_largest);
     largest_ = largest > largest_ ? largest : largest_;
     ref_largest_ = ref_largest > ref_largest_ ? ref_largest : ref_largest_;
     if (!started_) pivot_ = delta_at_top(block, top);

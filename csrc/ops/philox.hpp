@@ -81,7 +81,7 @@ inline void random_words(std::uint64_t key, std::uint64_t step, std::int64_t blo
   for (int lane = 0; lane < 16; lane += kLanes<float>) {
     Words c[4];
     philox_words(key, step, PhiloxStream::choice, block, lane, c);
-    for (int word = 0; word < 4; ++word) std::memcpy(out + 16 * word + lane, &c[word], sizeof(Words));
+    for (std::ptrdiff_t word = 0; word < 4; ++word) std::memcpy(out + 16 * word + lane, &c[word], sizeof(Words));
   }
 }
 
@@ -141,7 +141,7 @@ inline void normals(std::uint64_t key, std::uint64_t step, std::int64_t block, f
   for (int lane = 0; lane < 16; lane += kLanes<float>) {
     Words c[4];
     philox_words(key, step, PhiloxStream::normal, block, lane, c);
-    for (int pair = 0; pair < 2; ++pair) {
+    for (std::ptrdiff_t pair = 0; pair < 2; ++pair) {
       Vec<float> cosine{};
       Vec<float> sine{};
       normal_pair(c[2 * pair], c[2 * pair + 1], cosine, sine);

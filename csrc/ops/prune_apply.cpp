@@ -16,7 +16,7 @@ class Application {
     for (const PruneState& state : call.states) states_.at(static_cast<std::size_t>(state.tensor)).push_back(state);
   }
 
-  PruneCounts apply(const PruneChunk& chunk) const {
+  [[nodiscard]] PruneCounts apply(const PruneChunk& chunk) const {
     PruneCounts counts{};
     for (std::int64_t at = chunk.begin; at < chunk.end; at += kPruneBlock) {
       apply_block(static_cast<std::size_t>(chunk.tensor), at, std::min(kPruneBlock, chunk.end - at), counts);

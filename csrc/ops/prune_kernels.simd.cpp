@@ -111,7 +111,7 @@ std::int64_t below(const std::uint32_t* keys, std::int64_t count, std::uint32_t 
 
 template <class Element>
 void clear_elements(void* data, std::int64_t count, const std::uint8_t* chosen) {
-  Element* x = static_cast<Element*>(data);
+  auto* x = static_cast<Element*>(data);
   for (std::int64_t i = 0; i < count; ++i) x[i] = chosen[i] != 0 ? Element{0} : x[i];
 }
 

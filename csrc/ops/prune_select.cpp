@@ -64,7 +64,7 @@ class Selection {
  private:
   Search& search_of(std::size_t tensor) { return searches_[call_.per_tensor ? tensor : 0]; }
 
-  std::uint32_t key_of(const Search& search) const {
+  [[nodiscard]] std::uint32_t key_of(const Search& search) const {
     return passes_ == 3 ? search.prefix : search.prefix << kShift[1] | unseen_bits_;
   }
 
@@ -178,7 +178,7 @@ class Selection {
   }
 
   // Global index behind the `wanted`-th element of the chunk that has this key.
-  std::int64_t after_tie(const PruneChunk& chunk, std::uint32_t key, std::int64_t wanted) const {
+  [[nodiscard]] std::int64_t after_tie(const PruneChunk& chunk, std::uint32_t key, std::int64_t wanted) const {
     std::array<std::uint32_t, kPruneBlock> keys;
     for (std::int64_t at = chunk.begin; at < chunk.end; at += kPruneBlock) {
       const auto n = static_cast<std::size_t>(read_keys(chunk, at, keys.data()));

@@ -77,8 +77,17 @@ void bind_forward(py::module_& module) {
          double lse_square_scale, const std::string& penalty, double penalty_coef, int top_k, unsigned outputs,
          double temperature, double softcap, Address loss, Address stats, Address argmax, Address state,
          Address top_index, Address totals, Address gradient, int threads, const std::string& isa) {
-        const Options options = {link,         reduction, ignore_index, label_smoothing, lse_square_scale, penalty,
-                                 penalty_coef, top_k,     outputs,      temperature,     softcap};
+        const Options options = {.link = link,
+                                 .reduction = reduction,
+                                 .ignore_index = ignore_index,
+                                 .label_smoothing = label_smoothing,
+                                 .lse_square_scale = lse_square_scale,
+                                 .penalty = penalty,
+                                 .penalty_coef = penalty_coef,
+                                 .top_k = top_k,
+                                 .outputs = outputs,
+                                 .temperature = temperature,
+                                 .softcap = softcap};
         const CrossEntropyCall call = make_call(x, dtype, rows, classes, row_stride, target, target_stride, weight,
                                                 token_weight, penalty_mask, options, threads, isa);
         const py::gil_scoped_release release;
@@ -108,8 +117,17 @@ void bind_backward(py::module_& module) {
          const std::string& link, const std::string& reduction, std::int64_t ignore_index, double label_smoothing,
          double lse_square_scale, const std::string& penalty, double penalty_coef, int top_k, unsigned outputs,
          double temperature, double softcap, Address gradient, int threads, const std::string& isa) {
-        const Options options = {link,         reduction, ignore_index, label_smoothing, lse_square_scale, penalty,
-                                 penalty_coef, top_k,     outputs,      temperature,     softcap};
+        const Options options = {.link = link,
+                                 .reduction = reduction,
+                                 .ignore_index = ignore_index,
+                                 .label_smoothing = label_smoothing,
+                                 .lse_square_scale = lse_square_scale,
+                                 .penalty = penalty,
+                                 .penalty_coef = penalty_coef,
+                                 .top_k = top_k,
+                                 .outputs = outputs,
+                                 .temperature = temperature,
+                                 .softcap = softcap};
         const CrossEntropyCall call = make_call(x, dtype, rows, classes, row_stride, target, target_stride, weight,
                                                 token_weight, penalty_mask, options, threads, isa);
         const py::gil_scoped_release release;

@@ -219,7 +219,7 @@ def test_plateau_and_gradient_norm():
         ({"regrow": "none", "surge": [Every(1)]}, "`surge` must be empty"),
         ({"parameters": {}}, "must have weights to prune, got none"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "+".join(value),
 )
 def test_bad_options(model, options, message):
     with pytest.raises(ValueError, match=message):
