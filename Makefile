@@ -38,7 +38,7 @@ test: $(CLEAN_VENV)/.ready $(VENV)/.dev
 		status=$$?; rm -rf "$$outside"; exit $$status
 
 lint: $(VENV)/.dev $(CLEAN_VENV)/.ready
-	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/lint -G Ninja -DFLUXCORE_TESTS=ON \
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/lint -G Ninja -DFLUXCORE_TESTS=ON -DFLUXCORE_LINT=ON \
 		-DPython_EXECUTABLE="$(ROOT)/$(BIN)/python" -Dpybind11_DIR="$$($(BIN)/python -m pybind11 --cmakedir)"
 	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 	$(BIN)/mkdocs build --strict --quiet
