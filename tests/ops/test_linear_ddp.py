@@ -39,7 +39,8 @@ def process(rank, folder):
 
 @pytest.mark.filterwarnings("ignore")  # third parties, while processes start
 def test_two_processes_have_the_gradient_of_the_whole_batch(tmp_path):
-    mp.spawn(process, (str(tmp_path),), nprocs=2)
+    # Not by spawn: the parent may be a worker of pytest-xdist, whose main module cannot be imported anew.
+    mp.start_processes(process, (str(tmp_path),), nprocs=2, start_method="fork")
     model = Model()
     model(tokens_of_all()).backward()
     expected = [parameter.grad for parameter in model.parameters()]

@@ -121,7 +121,7 @@ def test_two_processes_train_as_one(tmp_path, one_thread):
         (
             ["data=embedded", "column=x", "order=acending"],
             2,
-            "expected one of [ascending, descending, random, bucketed]",
+            "expected one of [ascending, descending, random, bucketed, jittered, interleaved, paced]",
         ),
     ],
 )
