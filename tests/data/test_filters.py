@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.data_sets import write_data_set
 
 from fluxcore.data import Filter, Loader, Order
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def make(ds, **options):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.data_sets import VOCAB_SIZE, write_data_set
+from support.data_sets import VOCAB_SIZE
 
 import fluxcore.data
 from fluxcore.data import Loader, Order, ShardWriter
@@ -18,11 +18,6 @@ ORDERS = {
     "paced": Order.paced("score", "log", start=0.3),
     "chain": Order.shuffled().then(Order.sorted("score"), at=0.3),
 }
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def ids_of(loader):

@@ -15,11 +15,6 @@ import fluxcore.data
 from fluxcore.data import Filter, Loader, Order, ShardWriter
 
 
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
-
-
 def make(ds, order=None, **options):
     """13 batches over two epochs; the seventh straddles them and the last is short."""
     options = {"global_batch_size": 8, "epochs": 2, "drop_last": False, "out": "int64", "prefetch": 3} | options

@@ -9,25 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.data_sets import write_data_set
+from support.mixtures import PERIOD, mixture_loader
 
 import fluxcore.data
 from fluxcore import _core
 from fluxcore.data import Filter, Loader, Order, ShardWriter
 from fluxcore.data.mixture import quantise
-
-PERIOD = _core.MixedOrder.period
-MIX = {"web": 0.7, "code": 0.3}
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
-
-
-def make(ds, order=None, **options):
-    options = {"global_batch_size": 8, "total_steps": 14, "mix": MIX, "out": "int64"} | options
-    return Loader(ds, order or Order.shuffled(), **options)
 
 
 def ids_of(loader):
@@ -114,7 +101,7 @@ def test_a_change_of_weights_makes_no_source_skip_or_repeat(changes, start, leng
 
 
 def test_each_source_goes_through_the_order_and_then_begins_again(ds):
-    loader = make(ds, Order.sorted("score"), columns=["score"], total_steps=15)
+    loader = mixture_loader(ds, Order.sorted("score"), columns=["score"], total_steps=15)
     batches = list(loader)
     sources = np.concatenate([batch.meta.source.numpy() for batch in batches])
     ids = np.concatenate([batch.meta.chunk_ids.numpy() for batch in batches])
@@ -133,25 +120,25 @@ def test_each_source_goes_through_the_order_and_then_begins_again(ds):
 
 
 def test_sources_are_shuffled_on_their_own(ds):
-    ids = np.concatenate(ids_of(make(ds, mix={"web": 1, "code": 1}, total_steps=12)))
+    ids = np.concatenate(ids_of(mixture_loader(ds, mix={"web": 1, "code": 1}, total_steps=12)))
     assert not np.array_equal(np.argsort(ids[0:48:2]), np.argsort(ids[1:48:2]))
 
 
 def test_a_weight_of_zero_leaves_a_source_out_until_it_is_set(ds):
-    loader = make(ds, mix={"web": 1, "code": 0})
+    loader = mixture_loader(ds, mix={"web": 1, "code": 0})
     assert set(sources_of(loader)) == {0}
-    loader = make(ds, mix={"web": 1, "code": 0})
+    loader = mixture_loader(ds, mix={"web": 1, "code": 0})
     loader.set_weights({"web": 0, "code": 5}, at_step=9)
     sources = sources_of(loader)
     assert not sources[:72].any()
     assert sources[72:].all()
-    assert set(sources_of(make(ds, mix={"code": 2}))) == {1}
+    assert set(sources_of(mixture_loader(ds, mix={"code": 2}))) == {1}
 
 
 @pytest.mark.parametrize("order", [Order.shuffled(), Order.sorted("score"), Order.paced("score", start=0.5)], ids=str)
 def test_global_batches_are_the_same_on_any_world_size(ds, order):
     options = {"global_batch_size": 24, "total_steps": 7}
-    alone = make(ds, order, **options)
+    alone = mixture_loader(ds, order, **options)
     changes = order.kind != "paced"
     if changes:
         alone.set_weights({"web": 0.2, "code": 0.8}, at_step=3)
@@ -159,7 +146,7 @@ def test_global_batches_are_the_same_on_any_world_size(ds, order):
     for world_size in (1, 2, 3, 4, 6, 8):
         shares = []
         for rank in range(world_size):
-            loader = make(ds, order, rank=rank, world_size=world_size, threads=1, **options)
+            loader = mixture_loader(ds, order, rank=rank, world_size=world_size, threads=1, **options)
             if changes:
                 loader.set_weights({"web": 0.2, "code": 0.8}, at_step=3)
             shares.append(list(loader))
@@ -183,34 +170,34 @@ def run_with_changes(loader, until=None):
 
 
 def test_resume_at_every_step_twice_in_a_row_across_changes_and_epoch_ends(ds):
-    whole = run_with_changes(make(ds))
+    whole = run_with_changes(mixture_loader(ds))
     assert len(whole) == 14
     for first in range(1, 14):
-        one = make(ds)
+        one = mixture_loader(ds)
         assert run_with_changes(one, first) == whole[:first]
-        two = make(ds, rank=1, world_size=4)
+        two = mixture_loader(ds, rank=1, world_size=4)
         two.load_state_dict(json.loads(json.dumps(one.state_dict())))
         run_with_changes(two, min(first + 2, 14))
-        three = make(ds)
+        three = mixture_loader(ds)
         three.load_state_dict(two.state_dict())
         assert three.step == min(first + 2, 14)
         assert run_with_changes(three) == whole[first + 2 :]
 
 
 def test_what_a_change_replaces_was_read_ahead_in_vain(ds):
-    ahead = make(ds, prefetch=10)
-    assert run_with_changes(ahead) == run_with_changes(make(ds, threads=0))
+    ahead = mixture_loader(ds, prefetch=10)
+    assert run_with_changes(ahead) == run_with_changes(mixture_loader(ds, threads=0))
 
 
 def test_explain_says_what_a_step_delivers_as_far_as_weights_are_known(ds):
-    loader = make(ds, Order.bucketed("score"))
+    loader = mixture_loader(ds, Order.bucketed("score"))
     for step, ids in enumerate(run_with_changes(loader)):
         explained = loader.explain(step)
         assert explained.chunk_ids.tolist() == ids
         assert np.array_equal(explained.scores["score"], ds.column("score")[ids])
         assert np.all(explained.position < 25)
     assert explained.epoch.max() >= 2
-    resumed = make(ds, Order.bucketed("score"))
+    resumed = mixture_loader(ds, Order.bucketed("score"))
     resumed.load_state_dict(loader.state_dict())
     with pytest.raises(ValueError, match="`step` must be >= 9, where the weights of the loaded state begin, got 8"):
         resumed.explain(8)
@@ -221,12 +208,12 @@ def test_explain_says_what_a_step_delivers_as_far_as_weights_are_known(ds):
 
 
 def test_the_length_of_a_mixture(ds):
-    assert len(make(ds, total_steps=None)) == 6
-    assert len(make(ds, total_steps=None, epochs=2, mix={"web": 1})) == 6
+    assert len(mixture_loader(ds, total_steps=None)) == 6
+    assert len(mixture_loader(ds, total_steps=None, epochs=2, mix={"web": 1})) == 6
 
 
 def test_filters_and_subsets_hold_within_sources(ds):
-    loader = make(ds, where=Filter("score", high=2.0), subset=np.arange(40), total_steps=20)
+    loader = mixture_loader(ds, where=Filter("score", high=2.0), subset=np.arange(40), total_steps=20)
     ids = np.concatenate(ids_of(loader))
     expected = [i for i in range(40) if ds.column("score")[i] <= 2.0]
     assert set(ids) == set(expected)

@@ -4,24 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from support.data_sets import write_data_set
+from support.mixtures import MIX, PERIOD, mixture_loader
 
-from fluxcore import _core
 from fluxcore.data import Loader, Order
-
-PERIOD = _core.MixedOrder.period
-MIX = {"web": 0.7, "code": 0.3}
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
-
-
-def make(ds, order=None, **options):
-    options = {"global_batch_size": 8, "total_steps": 14, "mix": MIX} | options
-    return Loader(ds, order or Order.shuffled(), **options)
-
 
 BAD_MIXES = {
     "unknown": ({"web": 1, "books": 1}, r"`mix` must name sources of the data set \(web, code\), got 'books'"),
@@ -36,7 +21,7 @@ BAD_MIXES = {
 @pytest.mark.parametrize(("mix", "message"), BAD_MIXES.values(), ids=BAD_MIXES)
 def test_bad_mixes_are_refused(ds, mix, message):
     with pytest.raises(ValueError, match=message):
-        make(ds, mix=mix)
+        mixture_loader(ds, mix=mix)
 
 
 BAD_WEIGHTS = {
@@ -52,7 +37,7 @@ BAD_WEIGHTS = {
 
 @pytest.mark.parametrize(("weights", "at_step", "message"), BAD_WEIGHTS.values(), ids=BAD_WEIGHTS)
 def test_bad_weights_are_refused_and_change_nothing(ds, weights, at_step, message):
-    loader = make(ds)
+    loader = mixture_loader(ds)
     loader.skip(4)
     loader.set_weights({"web": 1, "code": 1}, at_step=6)
     state = loader.state_dict()
@@ -66,20 +51,20 @@ def test_weights_need_a_mixture_and_an_order_without_a_plan(ds):
         Loader(ds, Order.shuffled(), global_batch_size=8).set_weights(MIX)
     paced = Order.paced("score", start=0.5)
     with pytest.raises(ValueError, match=r"the weights of a paced order.* must stay"):
-        make(ds, paced).set_weights(MIX)
+        mixture_loader(ds, paced).set_weights(MIX)
     with pytest.raises(
         ValueError, match="`mix` must be > 0 with an order planned over the whole run, got 0 for 'code'"
     ):
-        make(ds, paced, mix={"web": 1, "code": 0})
+        mixture_loader(ds, paced, mix={"web": 1, "code": 0})
     with pytest.raises(ValueError, match=r"source 'code': `order` must show every chunk.*unseen"):
-        make(ds, paced, mix={"web": 9, "code": 1})
+        mixture_loader(ds, paced, mix={"web": 9, "code": 1})
 
 
 def test_a_source_without_chunks_takes_no_weight(ds):
     few = np.flatnonzero(ds.column("source") == 0)
     with pytest.raises(ValueError, match=r"`mix` must be 0 for 'code', which has no chunks here, got 0\.3"):
-        make(ds, subset=few)
-    batches = list(make(ds, subset=few, mix={"web": 1, "code": 0}))
+        mixture_loader(ds, subset=few)
+    batches = list(mixture_loader(ds, subset=few, mix={"web": 1, "code": 0}))
     assert not any(batch.meta.source.any() for batch in batches)
 
 
@@ -96,16 +81,16 @@ def test_a_source_without_chunks_takes_no_weight(ds):
     ],
 )
 def test_a_mixture_in_the_state_that_cannot_be_is_refused(ds, change):
-    loader = make(ds)
+    loader = mixture_loader(ds)
     loader.skip(5)
     state = json.loads(json.dumps(loader.state_dict()))
     change(state["mixture"])
     with pytest.raises(ValueError, match="`state` must hold a mixture's log and cursors"):
-        make(ds).load_state_dict(state)
+        mixture_loader(ds).load_state_dict(state)
 
 
 def test_the_state_of_another_mixture_is_refused(ds):
     with pytest.raises(ValueError, match=r"its 'mix' is .*\n\nGive the `mix` that the run was started with"):
-        make(ds, mix={"web": 1, "code": 1}).load_state_dict(make(ds).state_dict())
+        mixture_loader(ds, mix={"web": 1, "code": 1}).load_state_dict(mixture_loader(ds).state_dict())
     with pytest.raises(ValueError, match="its 'mix' is None"):
-        make(ds).load_state_dict(make(ds, mix=None).state_dict())
+        mixture_loader(ds).load_state_dict(mixture_loader(ds, mix=None).state_dict())

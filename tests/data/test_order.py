@@ -8,7 +8,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support.data_sets import write_data_set
 
 from fluxcore import _core
 from fluxcore.data import Order
@@ -28,11 +27,6 @@ ORDERS = [
     Order.shuffled().then(Order.sorted("score"), at=0.3),
     Order.paced("score").then(Order.jittered("score", 4), at=0.5).then(Order.shuffled(), at=0.8),
 ]
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def epoch(order, ds, number=0, **options):

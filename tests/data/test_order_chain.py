@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.data_sets import write_data_set
 
 from fluxcore import _core
 from fluxcore.data import Order
@@ -16,11 +15,6 @@ PLAIN = [
     Order.jittered("score", 5),
     Order.interleaved("score", 4),
 ]
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def run(order, ds, epochs=1, **options):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.data_sets import write_data_set
 
 from fluxcore import _core
 from fluxcore.data import Order
@@ -30,11 +29,6 @@ GOLDEN = {
     (95, False): [92, 86, 64, 62, 43, 97, 72, 52],
     (0, True): [35, 50, 45, 51, 76, 17, 21, 13],
 }
-
-
-@pytest.fixture(scope="module")
-def ds(tmp_path_factory):
-    return write_data_set(tmp_path_factory.mktemp("data") / "set")
 
 
 def paced(count, pools, seed=0, *, scattered=False):
