@@ -76,6 +76,22 @@ inline To bits_as(From from) {
   return __builtin_bit_cast(To, from);
 }
 
+// make<T>() for the element type T that dtype names.
+template <class Make>
+inline decltype(auto) for_element_type(DType dtype, Make make) {
+  switch (dtype) {
+    case DType::float32:
+      return make.template operator()<float>();
+    case DType::bfloat16:
+      return make.template operator()<BFloat16>();
+    case DType::float16:
+      return make.template operator()<Float16>();
+    case DType::float64:
+      break;
+  }
+  return make.template operator()<double>();
+}
+
 // The larger lane of each; b where either is NaN.
 template <class C>
 inline Vec<C> max_or_second(Vec<C> a, Vec<C> b) {

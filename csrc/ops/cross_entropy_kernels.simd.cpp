@@ -49,17 +49,7 @@ constexpr CrossEntropyKernels kKernels = {
 }  // namespace
 
 const CrossEntropyKernels& cross_entropy_kernels(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return kKernels<float>;
-    case DType::bfloat16:
-      return kKernels<BFloat16>;
-    case DType::float16:
-      return kKernels<Float16>;
-    case DType::float64:
-      break;
-  }
-  return kKernels<double>;
+  return for_element_type(dtype, []<class T>() -> const CrossEntropyKernels& { return kKernels<T>; });
 }
 
 }  // namespace fluxcore::FLUXCORE_ISA

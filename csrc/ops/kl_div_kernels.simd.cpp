@@ -54,17 +54,7 @@ constexpr KlDivKernels kKernels = {
 }  // namespace
 
 const KlDivKernels& kl_div_kernels(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return kKernels<float>;
-    case DType::bfloat16:
-      return kKernels<BFloat16>;
-    case DType::float16:
-      return kKernels<Float16>;
-    case DType::float64:
-      break;
-  }
-  return kKernels<double>;
+  return for_element_type(dtype, []<class T>() -> const KlDivKernels& { return kKernels<T>; });
 }
 
 }  // namespace fluxcore::FLUXCORE_ISA

@@ -47,17 +47,7 @@ constexpr SoftmaxKernels kKernels = {
 }  // namespace
 
 const SoftmaxKernels& softmax_kernels(DType dtype) {
-  switch (dtype) {
-    case DType::float32:
-      return kKernels<float>;
-    case DType::bfloat16:
-      return kKernels<BFloat16>;
-    case DType::float16:
-      return kKernels<Float16>;
-    case DType::float64:
-      break;
-  }
-  return kKernels<double>;
+  return for_element_type(dtype, []<class T>() -> const SoftmaxKernels& { return kKernels<T>; });
 }
 
 }  // namespace fluxcore::FLUXCORE_ISA

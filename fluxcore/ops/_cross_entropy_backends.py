@@ -92,8 +92,7 @@ def forward(
         case "cpp":
             addresses = [pointer(result) for result in results[:-1]]
             addresses.append(pointer(results.gradient if with_gradient else None))
-            arguments = [*_addresses(inputs), *options, *addresses, torch.get_num_threads()]
-            _core.cross_entropy_fwd(*arguments)
+            _core.cross_entropy_fwd(_extension_call(inputs, options), *addresses)
         case "triton":
             from fluxcore.kernels.cross_entropy import launch_cross_entropy_fwd
 
@@ -128,10 +127,9 @@ def backward(
     match backend_of("cross_entropy", BACKENDS, logits.device):
         case "cpp":
             upstream = row_stride_0_or_1(upstream)
-            saved = [pointer(tensor) for tensor in (argmax, state, top_index, totals)]
-            arguments = [upstream.data_ptr(), upstream.stride(0) if upstream.dim() else 0, *_addresses(inputs)]
-            arguments += [*saved, *options, gradient.data_ptr(), torch.get_num_threads()]
-            _core.cross_entropy_bwd(*arguments)
+            addresses = [pointer(tensor) for tensor in (argmax, state, top_index, totals, gradient)]
+            stride = upstream.stride(0) if upstream.dim() else 0
+            _core.cross_entropy_bwd(_extension_call(inputs, options), upstream.data_ptr(), stride, *addresses)
         case "triton":
             from fluxcore.kernels.cross_entropy import launch_cross_entropy_bwd
 
@@ -183,18 +181,14 @@ def _inputs(
     return Inputs(contiguous_rows(logits), target, *optional)
 
 
-def _addresses(inputs: Inputs) -> tuple[Any, ...]:
-    """The inputs as the extension takes them."""
+def _extension_call(inputs: Inputs, options: Options) -> _core.CrossEntropyCall:
+    """What both passes of the extension take. It holds addresses only: `inputs` must outlive it."""
     logits, target, *optional = inputs
-    return (
-        logits.data_ptr(),
-        DTYPE_NAMES[logits.dtype],
-        *logits.shape,
-        logits.stride(0),
-        target.data_ptr(),
-        target.stride(0) if target.dim() == 2 else 0,
-        *(pointer(tensor) for tensor in optional),
-    )
+    matrix = (logits.data_ptr(), DTYPE_NAMES[logits.dtype], *logits.shape, logits.stride(0))
+    targets = (target.data_ptr(), target.stride(0) if target.dim() == 2 else 0)
+    addresses = (pointer(tensor) for tensor in optional)
+    arguments = [*matrix, *targets, *addresses, *options, torch.get_num_threads()]
+    return _core.CrossEntropyCall(*arguments)
 
 
 def _reference_forward(inputs: Inputs, options: Options, results: Results) -> None:
