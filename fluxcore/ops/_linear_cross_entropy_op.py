@@ -13,16 +13,17 @@ Under autocast the products are in its dtype, as those of `torch.nn.functional.l
 in float32, and so does the gradient of a float32 weight.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library
 
 from fluxcore.ops import _linear_cross_entropy_passes as passes
+from fluxcore.ops._cross_entropy_backends import Options
 from fluxcore.ops._cross_entropy_op import OPTIONS_SCHEMA
-from fluxcore.ops._linear_head import PLAN_SCHEMA, Gradients, register_compute_dtype
+from fluxcore.ops._linear_head import PLAN_SCHEMA, Plan, Wanted, no_gradients
+from fluxcore.ops._linear_op import LinearOp
 
 _TENSORS = (
     "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, Tensor? token_weight,"
@@ -42,60 +43,36 @@ _library.define(
     " -> (Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient)",
     tags=_tags,
 )
-_library.impl("linear_cross_entropy_fwd", passes.forward, "CompositeExplicitAutograd")
-_library.impl("linear_cross_entropy_bwd", passes.backward, "CompositeExplicitAutograd")
-_COMPUTE_DTYPE = passes.TENSORS + passes.OPTIONS + passes.PLAN - 1
-register_compute_dtype(_library, "linear_cross_entropy_fwd", _COMPUTE_DTYPE)
 
 
-def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    arguments, options, plan, wanted = passes.split_forward(args)
-    return *passes.empty_results(arguments, options, plan)[:-1], *passes.empty_gradients(arguments, wanted)
+class _MadeAtOnce(LinearOp):
+    """An op whose forward pass makes gradients that an upstream one need only multiply."""
 
+    def save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        super().save(ctx, inputs, output)
+        ctx.made = tuple(inputs[-1])
+        ctx.made_gradients = output[6:] if any(ctx.made) else None
 
-def _backward_fake(*args: Any) -> Gradients:
-    _, arguments, _, _, _, wanted = passes.split_backward(args)
-    return passes.empty_gradients(arguments, wanted)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    arguments, ctx.options = inputs[: passes.TENSORS], inputs[passes.TENSORS : -1]
-    ctx.save_for_backward(*arguments, *output[2:6])  # argmax, state, top_index, totals
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.made = tuple(inputs[-1])
-    ctx.gradients = output[6:] if any(ctx.made) else None
-
-
-def _backward(ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
-    nothing = [None] * (len(ctx.options) + passes.TENSORS + 1)
-    if upstream is None:
-        return tuple(nothing)
-    needed = list(ctx.needs_input_grad[:3])
-    gradients, ctx.gradients = ctx.gradients, None
-    missing = any(need and not made for need, made in zip(needed, ctx.made, strict=True))
-    # With create_graph the op is called, because it knows how to refuse a second derivative.
-    if gradients is None or missing or torch.is_grad_enabled():
-        backward: Callable[..., tuple[Tensor, ...]] = torch.ops.fluxcore.linear_cross_entropy_bwd
-        gradients = backward(upstream, *ctx.saved_tensors, *ctx.options, needed)
-    elif type(upstream) is not Tensor:  # traced by a compiler, which would copy them before a change in place
-        gradients = [gradient * upstream for gradient in gradients]
-    else:
+    def gradients(self, ctx: Any, upstream: Tensor, needed: list[bool]) -> tuple[Tensor, ...]:
+        gradients, ctx.made_gradients = ctx.made_gradients, None
+        missing = any(need and not made for need, made in zip(needed, ctx.made, strict=True))
+        # With create_graph the op is called, because it knows how to refuse a second derivative.
+        if gradients is None or missing or torch.is_grad_enabled():
+            return super().gradients(ctx, upstream, needed)
+        if type(upstream) is not Tensor:  # traced by a compiler, which would copy them before a change in place
+            return tuple(gradient * upstream for gradient in gradients)
         for gradient in gradients:
             torch.ops.fluxcore.scale_(gradient, upstream)
-    return *(value if need else None for value, need in zip(gradients, needed, strict=True)), *nothing[3:]
+        return tuple(gradients)
 
 
-def _refuse_double_backward(ctx: object, *_: object) -> None:
-    raise RuntimeError(
-        "`linear_cross_entropy` can be differentiated once, and a second derivative was asked for"
-        "\n\n`fluxcore.reference.cross_entropy` of `torch.nn.functional.linear` is differentiable as often as you like."
-    )
+def _empty_results(arguments: passes.Arguments, options: Options, plan: Plan, rest: Any) -> tuple[Tensor, ...]:
+    wanted = Wanted(*rest[0])
+    return *passes.empty_results(arguments, options, plan)[:-1], *no_gradients(*arguments[:3], wanted)
 
 
-register_fake("fluxcore::linear_cross_entropy_fwd", _forward_fake, lib=_library)
-register_fake("fluxcore::linear_cross_entropy_bwd", _backward_fake, lib=_library)
-register_autograd("fluxcore::linear_cross_entropy_fwd", _backward, setup_context=_save, lib=_library)
-register_autograd("fluxcore::linear_cross_entropy_bwd", _refuse_double_backward, lib=_library)
+_MadeAtOnce("linear_cross_entropy", passes.SIGNATURE, passes.SAVED, "cross_entropy").register(
+    _library, passes.forward, passes.backward, _empty_results
+)
 
 linear_cross_entropy_fwd = torch.ops.fluxcore.linear_cross_entropy_fwd

@@ -15,15 +15,12 @@ from fluxcore.ops._linear_head import (
     Rows,
     Wanted,
     live_rows,
-    no_gradients,
     put,
     take,
     take_or_none,
 )
+from fluxcore.ops._linear_op import Signature
 from fluxcore.target_check import raise_if_out_of_range, targets_are_checked
-
-OPTIONS = len(Options._fields)
-PLAN = len(Plan._fields)
 
 
 class Arguments(NamedTuple):
@@ -45,19 +42,19 @@ class Arguments(NamedTuple):
     """[N]"""
 
 
-TENSORS = len(Arguments._fields)
+SIGNATURE = Signature(Arguments, Options)
 _IN_ROWS = ("target", "token_weight", "penalty_mask")
-_SAVED = ("argmax", "state", "top_index", "totals")
-_ROW_DIM = {"stats": 1, "state": 1}
-"""Where the rows of a result are, if not first."""
+SAVED = slice(2, 6)
+"""The results from `argmax` up to `totals`, which the backward op takes."""
+_ROW_DIMS = (1, 0, 1, 0)  # of stats, argmax, state, top_index
 
 
 def forward(*args: Any) -> tuple[Tensor, ...]:
     """Implementation of `fluxcore::linear_cross_entropy_fwd`: results of the row kernels, then `Gradients`."""
-    arguments, options, plan, wanted = split_forward(args)
+    arguments, options, plan, (wanted,) = SIGNATURE.split_forward(args)
     if not arguments.target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
-    head = _head(arguments, plan, wanted)
+    head = _head(arguments, plan, Wanted(*wanted))
     results = empty_results(arguments, options, plan)
     results.totals.copy_(_totals(arguments, options, results.totals.dtype))
     dead = _dead(arguments, options)
@@ -75,8 +72,8 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
             part = part._replace(gradient=head.gradient_memory(logits.shape[0]))
         row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, any(wanted), results=part)
         put(rows_loss, rows, part.loss)
-        for name in ("stats", "argmax", "state", "top_index"):
-            put(getattr(results, name), rows, getattr(part, name), _ROW_DIM.get(name, 0))
+        for whole, own, dim in zip(results[1:5], part[1:5], _ROW_DIMS, strict=True):
+            put(whole, rows, own, dim)
         if any(wanted):
             head.add(rows, part.gradient, take(dead, rows) if live is None else None)
     if options.reduction != "none":
@@ -86,20 +83,21 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
 
 def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_cross_entropy_bwd`: makes the logits of each chunk again."""
-    upstream, arguments, saved, options, plan, wanted = split_backward(args)
+    upstream, arguments, saved, options, plan, wanted = SIGNATURE.split_backward(args)
+    *by_rows, totals = saved
     head = _head(arguments, plan, wanted)
     dead = _dead(arguments, options) | (upstream == 0)
     live = live_rows(dead)
     for rows in head.chunks(live):
         logits = head.logits(rows)
         # The kernels take a chunk's state to be contiguous.
-        own = (take(saved[name], rows, _ROW_DIM.get(name, 0)).contiguous() for name in _SAVED[:-1])
+        own = (take(value, rows, dim).contiguous() for value, dim in zip(by_rows, _ROW_DIMS[1:], strict=True))
         gradient = row_kernels.backward(
             take(upstream, rows) if upstream.dim() else upstream,
             logits,
             *_row_inputs(arguments, rows, logits.dtype),
             *own,
-            saved["totals"],
+            totals,
             *options,
             gradient=head.gradient_memory(logits.shape[0]),
         )
@@ -107,32 +105,11 @@ def backward(*args: Any) -> Gradients:
     return head.gradients()
 
 
-def split_forward(args: Any) -> tuple[Arguments, Options, Plan, Wanted]:
-    """The forward op's arguments by what they are."""
-    return Arguments(*args[:TENSORS]), *_split_options(args[TENSORS:])
-
-
-def split_backward(args: Any) -> tuple[Tensor, Arguments, dict[str, Tensor], Options, Plan, Wanted]:
-    """The backward op's arguments by what they are."""
-    end = 1 + TENSORS + len(_SAVED)
-    saved = dict(zip(_SAVED, args[1 + TENSORS : end], strict=True))
-    return args[0], Arguments(*args[1 : 1 + TENSORS]), saved, *_split_options(args[end:])
-
-
-def _split_options(args: Any) -> tuple[Options, Plan, Wanted]:
-    return Options(*args[:OPTIONS]), Plan(*args[OPTIONS : OPTIONS + PLAN]), Wanted(*args[OPTIONS + PLAN])
-
-
 def empty_results(arguments: Arguments, options: Options, plan: Plan) -> Results:
     """Uninitialised results of the forward pass; its gradient of the logits has no rows."""
     N, V = arguments.input.shape[0], arguments.linear_weight.shape[0]
     logits = arguments.input.new_empty((1, 1), dtype=plan.compute_dtype).expand(N, V)
     return row_kernels.empty_results(logits, options, False)
-
-
-def empty_gradients(arguments: Arguments, wanted: Wanted) -> Gradients:
-    """Uninitialised, of the shapes and dtypes of input, weight and bias."""
-    return no_gradients(arguments.input, arguments.linear_weight, arguments.linear_bias, wanted)
 
 
 def _head(arguments: Arguments, plan: Plan, wanted: Wanted) -> LinearHead:

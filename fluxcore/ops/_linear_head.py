@@ -4,12 +4,10 @@ Letters: N rows, V classes, D hidden size, C rows of a chunk.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey
-from torch.library import Library
 
 from fluxcore.ops._linear_schedule import Passes, rows_of_chunk
 
@@ -184,25 +182,3 @@ def _add_product(to: Tensor, gradient: Tensor, x: Tensor) -> None:
 
 
 _SLAB = 8192  # classes at once, so that what is converted stays small
-
-
-def register_compute_dtype(library: Library, name: str, place: int) -> None:
-    """Let the op `name` compute in autocast's dtype, its argument at `place`, for input that autocast would cast."""
-    op = getattr(torch.ops.fluxcore, name)
-    for device_type, key in (("cpu", DispatchKey.AutocastCPU), ("cuda", DispatchKey.AutocastCUDA)):
-
-        def rule(*args: Any, device_type: str = device_type, key: DispatchKey = key) -> Any:
-            if args[0].dtype != torch.float64:
-                args = (*args[:place], torch.get_autocast_dtype(device_type), *args[place + 1 :])
-            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-                return op(*args)
-
-        library.impl(name, rule, key.name)
-
-
-def compute_dtype_of(hidden: Tensor) -> torch.dtype:
-    """The dtype of the matrix products of a call with these hidden states here."""
-    device_type = hidden.device.type
-    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return hidden.dtype

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library
 
 from fluxcore import reference
 from fluxcore.ops import _kl_div_backends as row_kernels
@@ -20,12 +20,11 @@ from fluxcore.ops._linear_head import (
     Plan,
     Wanted,
     live_rows,
-    no_gradients,
     put,
-    register_compute_dtype,
     take,
     take_or_none,
 )
+from fluxcore.ops._linear_op import LinearOp, Signature
 
 
 class _Arguments(NamedTuple):
@@ -53,6 +52,7 @@ _TENSORS = (
     " Tensor? ref_linear_bias, Tensor? token_weight"
 )
 _NOTHING = Wanted(False, False, False)
+_signature = Signature(_Arguments, _Options)
 _library = Library("fluxcore", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _library.define(
@@ -68,7 +68,7 @@ _library.define(
 
 def forward(*args: Any) -> row_kernels.Results:
     """Implementation of `fluxcore::linear_kl_div_fwd` for every device: rows of weight 0 are left out."""
-    arguments, options, plan = _Arguments(*args[:7]), _Options(*args[7:11]), Plan(*args[11:])
+    arguments, options, plan, _ = _signature.split_forward(args)
     results = _empty_results(arguments, options, plan)
     weight = _token_weight(arguments, results.state)
     results.totals.copy_(reference.kl_total(weight.double(), options.reduction))
@@ -87,8 +87,7 @@ def forward(*args: Any) -> row_kernels.Results:
 
 def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_kl_div_bwd`: rows without weight or upstream gradient are left out."""
-    upstream, arguments, (state, totals) = args[0], _Arguments(*args[1:8]), args[8:10]
-    options, plan, wanted = _Options(*args[10:14]), Plan(*args[14:18]), Wanted(*args[18])
+    upstream, arguments, (state, totals), options, plan, wanted = _signature.split_backward(args)
     weight = _token_weight(arguments, state)
     dead = (weight == 0) | (upstream == 0)
     live = live_rows(dead)
@@ -109,11 +108,6 @@ def backward(*args: Any) -> Gradients:
     return policy.gradients()
 
 
-_library.impl("linear_kl_div_fwd", forward, "CompositeExplicitAutograd")
-_library.impl("linear_kl_div_bwd", backward, "CompositeExplicitAutograd")
-register_compute_dtype(_library, "linear_kl_div_fwd", 14)
-
-
 def _heads(arguments: _Arguments, plan: Plan, wanted: Wanted, *, buffers: int) -> tuple[LinearHead, LinearHead]:
     """The policy's and the reference's, with chunks of the same rows."""
     shared = plan._replace(compute_dtype=plan.compute_dtype or arguments.input.dtype)
@@ -128,47 +122,12 @@ def _token_weight(arguments: _Arguments, like: Tensor) -> Tensor:
     return arguments.token_weight
 
 
-def _empty_results(arguments: _Arguments, options: _Options, plan: Plan) -> row_kernels.Results:
+def _empty_results(arguments: _Arguments, options: _Options, plan: Plan, *_: object) -> row_kernels.Results:
     N, V = arguments.input.shape[0], arguments.linear_weight.shape[0]
     logits = arguments.input.new_empty((1, 1), dtype=plan.compute_dtype).expand(N, V)
     return row_kernels.empty_results(logits, options.reduction)
 
 
-def _forward_fake(*args: Any) -> row_kernels.Results:
-    return _empty_results(_Arguments(*args[:7]), _Options(*args[7:11]), Plan(*args[11:]))
-
-
-def _backward_fake(*args: Any) -> Gradients:
-    arguments = _Arguments(*args[1:8])
-    return no_gradients(arguments.input, arguments.linear_weight, arguments.linear_bias, Wanted(*args[18]))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: row_kernels.Results) -> None:
-    _, state, totals = output
-    ctx.save_for_backward(*inputs[:7], state, totals)
-    ctx.mark_non_differentiable(state, totals)
-    ctx.set_materialize_grads(False)
-    ctx.options = inputs[7:]
-
-
-def _backward(ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
-    if upstream is None:
-        return (None,) * 15
-    needed = list(ctx.needs_input_grad[:3])
-    gradients = torch.ops.fluxcore.linear_kl_div_bwd(upstream, *ctx.saved_tensors, *ctx.options, needed)
-    return *(value if need else None for value, need in zip(gradients, needed, strict=True)), *[None] * 12
-
-
-def _refuse_double_backward(ctx: object, *_: object) -> None:
-    raise RuntimeError(
-        "`linear_kl_div` can be differentiated once, and a second derivative was asked for"
-        "\n\n`fluxcore.reference.kl_div` of `torch.nn.functional.linear` is differentiable as often as you like."
-    )
-
-
-register_fake("fluxcore::linear_kl_div_fwd", _forward_fake, lib=_library)
-register_fake("fluxcore::linear_kl_div_bwd", _backward_fake, lib=_library)
-register_autograd("fluxcore::linear_kl_div_fwd", _backward, setup_context=_save, lib=_library)
-register_autograd("fluxcore::linear_kl_div_bwd", _refuse_double_backward, lib=_library)
+LinearOp("linear_kl_div", _signature, slice(1, None), "kl_div").register(_library, forward, backward, _empty_results)
 
 linear_kl_div_fwd = torch.ops.fluxcore.linear_kl_div_fwd

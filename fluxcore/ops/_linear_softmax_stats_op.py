@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.library import Library, register_autograd, register_fake
+from torch.library import Library
 
 from fluxcore.ops import _softmax_stats_backends as row_kernels
 from fluxcore.ops._linear_head import (
@@ -20,12 +20,11 @@ from fluxcore.ops._linear_head import (
     Plan,
     Wanted,
     live_rows,
-    no_gradients,
     put,
-    register_compute_dtype,
     take,
     take_or_none,
 )
+from fluxcore.ops._linear_op import LinearOp, Signature
 
 _ROW_DIMS = (1, 0, 1, 0)  # of stats, argmax, state, top_index
 
@@ -49,6 +48,7 @@ class _Options(NamedTuple):
 _OPTIONS = "int outputs, int top_k, float temperature, float softcap"
 _TENSORS = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor? target"
 _SAVED = "Tensor argmax, Tensor state, Tensor top_index"
+_signature = Signature(_Arguments, _Options)
 _library = Library("fluxcore", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _library.define(
@@ -65,7 +65,7 @@ _library.define(
 
 def forward(*args: Any) -> row_kernels.Results:
     """Implementation of `fluxcore::linear_softmax_stats_fwd` for every device."""
-    arguments, options, plan = _Arguments(*args[:4]), _Options(*args[4:8]), Plan(*args[8:])
+    arguments, options, plan, _ = _signature.split_forward(args)
     head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), buffers=1)
     results = _empty_results(arguments, options, plan)
     for rows in head.chunks(None):
@@ -77,8 +77,7 @@ def forward(*args: Any) -> row_kernels.Results:
 
 def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_softmax_stats_bwd`: rows whose upstream gradients are all 0 are left out."""
-    grads, arguments, saved = args[0], _Arguments(*args[1:5]), args[5:8]
-    options, plan, wanted = _Options(*args[8:12]), Plan(*args[12:16]), Wanted(*args[16])
+    grads, arguments, saved, options, plan, wanted = _signature.split_backward(args)
     head = LinearHead(*arguments[:3], plan, wanted, buffers=2)
     dead = (grads == 0).all(0)
     live = live_rows(dead)
@@ -101,52 +100,14 @@ def backward(*args: Any) -> Gradients:
     return head.gradients()
 
 
-_library.impl("linear_softmax_stats_fwd", forward, "CompositeExplicitAutograd")
-_library.impl("linear_softmax_stats_bwd", backward, "CompositeExplicitAutograd")
-register_compute_dtype(_library, "linear_softmax_stats_fwd", 11)
-
-
-def _empty_results(arguments: _Arguments, options: _Options, plan: Plan) -> row_kernels.Results:
+def _empty_results(arguments: _Arguments, options: _Options, plan: Plan, *_: object) -> row_kernels.Results:
     N, V = arguments.input.shape[0], arguments.linear_weight.shape[0]
     logits = arguments.input.new_empty((1, 1), dtype=plan.compute_dtype).expand(N, V)
     return row_kernels.empty_results(logits, options.outputs, options.top_k)
 
 
-def _forward_fake(*args: Any) -> row_kernels.Results:
-    return _empty_results(_Arguments(*args[:4]), _Options(*args[4:8]), Plan(*args[8:]))
-
-
-def _backward_fake(*args: Any) -> Gradients:
-    arguments = _Arguments(*args[1:5])
-    return no_gradients(arguments.input, arguments.linear_weight, arguments.linear_bias, Wanted(*args[16]))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: row_kernels.Results) -> None:
-    _, *saved = output
-    ctx.save_for_backward(*inputs[:4], *saved)
-    ctx.mark_non_differentiable(*saved)
-    ctx.set_materialize_grads(False)
-    ctx.options = inputs[4:]
-
-
-def _backward(ctx: Any, grads: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
-    if grads is None:
-        return (None,) * 12
-    needed = list(ctx.needs_input_grad[:3])
-    gradients = torch.ops.fluxcore.linear_softmax_stats_bwd(grads, *ctx.saved_tensors, *ctx.options, needed)
-    return *(value if need else None for value, need in zip(gradients, needed, strict=True)), *[None] * 9
-
-
-def _refuse_double_backward(ctx: object, *_: object) -> None:
-    raise RuntimeError(
-        "`linear_softmax_stats` can be differentiated once, and a second derivative was asked for"
-        "\n\n`fluxcore.reference.softmax_stats` of `torch.nn.functional.linear` is differentiable as often as you like."
-    )
-
-
-register_fake("fluxcore::linear_softmax_stats_fwd", _forward_fake, lib=_library)
-register_fake("fluxcore::linear_softmax_stats_bwd", _backward_fake, lib=_library)
-register_autograd("fluxcore::linear_softmax_stats_fwd", _backward, setup_context=_save, lib=_library)
-register_autograd("fluxcore::linear_softmax_stats_bwd", _refuse_double_backward, lib=_library)
+LinearOp("linear_softmax_stats", _signature, slice(1, None), "softmax_stats").register(
+    _library, forward, backward, _empty_results
+)
 
 linear_softmax_stats_fwd = torch.ops.fluxcore.linear_softmax_stats_fwd

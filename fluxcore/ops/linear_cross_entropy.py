@@ -11,7 +11,8 @@ from fluxcore.ops._cross_entropy_backends import output_names
 from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, flat_target
 from fluxcore.ops._linear_checks import check_linear, logits_stand_in, plan_of
 from fluxcore.ops._linear_cross_entropy_op import linear_cross_entropy_fwd
-from fluxcore.ops._linear_head import Wanted, compute_dtype_of
+from fluxcore.ops._linear_head import Wanted
+from fluxcore.ops._linear_op import compute_dtype_of
 from fluxcore.ops._linear_schedule import LinearOptions, Passes
 from fluxcore.ops.cross_entropy import Link, Reduction
 from fluxcore.reference import SoftmaxStats

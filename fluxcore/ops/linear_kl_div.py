@@ -5,8 +5,8 @@ from torch import Tensor
 
 from fluxcore.ops._checks import check_no_gradient, checked_row_weights
 from fluxcore.ops._linear_checks import check_linear, logits_stand_in, plan_of
-from fluxcore.ops._linear_head import compute_dtype_of
 from fluxcore.ops._linear_kl_div_op import linear_kl_div_fwd
+from fluxcore.ops._linear_op import compute_dtype_of
 from fluxcore.ops._linear_schedule import LinearOptions, Passes
 from fluxcore.ops.cross_entropy import Reduction
 from fluxcore.ops.kl_div import Direction, check_divergence

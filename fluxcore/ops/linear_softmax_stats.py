@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fluxcore.ops._linear_checks import check_linear, logits_stand_in, plan_of
-from fluxcore.ops._linear_head import compute_dtype_of
+from fluxcore.ops._linear_op import compute_dtype_of
 from fluxcore.ops._linear_schedule import LinearOptions, Passes
 from fluxcore.ops._linear_softmax_stats_op import linear_softmax_stats_fwd
 from fluxcore.ops.softmax_stats import checked_arguments, named_stats
