@@ -57,25 +57,27 @@ def prune_apply_kernel(
 def launch_prune_apply(
     weights: Sequence[Tensor],
     masks: Sequence[Tensor],
-    states: Sequence[Tensor],
-    state_owners: Sequence[int],
     gradients: Sequence[Tensor],
+    offsets: Sequence[int],
+    keys: Sequence[int],
+    step: int,
+    owned: Sequence[tuple[Tensor, int]],
     drop: Tensor,
     regrow: Tensor,
     kind: str,
     noise_std: Sequence[float],
-    offsets: Sequence[int],
-    keys: Sequence[int],
-    step: int,
 ) -> Tensor:
-    """Change weights, masks and states in place; [P, 3] int64: dropped, regrown, active afterwards."""
+    """Change weights, masks and the moments `owned`, each with its tensor's number, in place.
+
+    Gives [P, 3] int64: dropped, regrown, active afterwards.
+    """
     counts = torch.zeros((len(weights), 3), dtype=torch.int64, device=weights[0].device)
     with on_device(weights[0]):
         for i, weight in enumerate(weights):
             n = weight.numel()
             if not n:
                 continue
-            mine = [state for state, owner in zip(states, state_owners, strict=True) if owner == i]
+            mine = [state for state, owner in owned if owner == i]
             gradient = gradients[i] if kind == "gradient" and gradients else weight
             mask = masks[i].view(torch.uint8) if masks else weight
             # The weights last: what is chosen depends on them. Adam's two moments go along with them.

@@ -77,14 +77,14 @@ def launch_select_smallest(
     weights: Sequence[Tensor],
     masks: Sequence[Tensor],
     gradients: Sequence[Tensor],
+    offsets: Sequence[int],
+    keys: Sequence[int],
+    step: int,
     kind: str,
     per_tensor: bool,
     fraction: float,
     k: Sequence[int] | None,
     ties: bool,
-    offsets: Sequence[int],
-    keys: Sequence[int],
-    step: int,
 ) -> Tensor:
     """Cuts [P, 2] int64, one (key, index) a tensor, that choose floor(fraction * candidates), or k, elements.
 

@@ -13,10 +13,6 @@ LOGITS_READ = {"softmax_stats": (1, 1), "entropy_from_logits": (1, 1), "logsumex
 """How often a forward and a backward pass must read [N, V]; the gradient is written once."""
 
 
-def has(op: str, backend: Backend) -> bool:
-    return backend in explanation._OPS[op].backends
-
-
 def explain(op: str, backend: Backend = "cpp", shapes=None, **options):
     with fluxcore.backend(backend):
         return fluxcore.explain(op, shapes or {"logits": (N, V)}, **OPTIONS.get(op, {}) | options)
@@ -30,8 +26,6 @@ def backend(request) -> Backend:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("op", LOGITS_READ)
 def test_bytes_are_those_that_the_op_must_move(op, dtype, backend):
-    if not has(op, backend):
-        pytest.skip(f"{op} has no {backend} yet")
     schedule = explain(op, backend, dtype=dtype)
     logits = N * V * dtype.itemsize
     rows = N * 200  # statistics, state and targets: some numbers a row
@@ -57,8 +51,6 @@ def test_a_column_of_indices_costs_a_read_each(columns):
 
 
 def test_cross_entropy_makes_its_gradient_with_the_loss_where_the_call_does(backend):
-    if not has("cross_entropy", backend):
-        pytest.skip(f"cross_entropy has no {backend} yet")
     logits = N * V * 4
     fused = explain("cross_entropy", backend)
     apart = explain("cross_entropy", backend, reduction="none")
@@ -99,8 +91,6 @@ def test_a_cpu_schedule_has_the_threads_and_rows_of_the_call():
     ids=str,
 )
 def test_gpu_kernels_are_those_that_the_call_launches(op, shapes, dtype, regime, options, monkeypatch):
-    if not has(op, "triton"):
-        pytest.skip(f"{op} has no triton yet")
     schedule = explain(op, "triton", shapes, dtype=dtype, device=DEVICE, **options)
     launched = record_launches(monkeypatch)
     logits = torch.randn(shapes["logits"], device=DEVICE).to(dtype).requires_grad_()

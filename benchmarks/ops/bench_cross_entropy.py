@@ -9,8 +9,7 @@ from torch import Tensor
 
 from benchmarks.harness import Answer, Case, Floor
 from benchmarks.ops import rivals
-from fluxcore.ops.cross_entropy import cross_entropy
-from fluxcore.sharpness import Sharpness
+from fluxcore import Sharpness, cross_entropy
 
 COEF = 0.1
 PENALTY = Sharpness("neg_entropy", COEF)

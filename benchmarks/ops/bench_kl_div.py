@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.harness import CannotRunError, Case, Floor
 from benchmarks.ops import rivals
-from fluxcore.ops.kl_div import kl_div
+from fluxcore import kl_div
 
 
 def cases(device: torch.device) -> list[Case]:

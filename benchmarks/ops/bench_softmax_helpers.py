@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+import fluxcore
 from benchmarks.harness import Case, Floor
 from benchmarks.ops import rivals
 from benchmarks.ops.bench_cross_entropy import make_inputs
-from fluxcore.ops import softmax_helpers
 
 
 def cases(device: torch.device) -> list[Case]:
@@ -31,7 +31,7 @@ def make_case(name: str, V: int, dtype: torch.dtype, device: torch.device) -> Ca
         dtype=dtype,
         inputs=partial(make_inputs, shape, dtype),
         contenders={
-            "fluxcore": lambda: rivals.answer_of(of_inputs(name, getattr(softmax_helpers, name))),
+            "fluxcore": lambda: rivals.answer_of(of_inputs(name, getattr(fluxcore, name))),
             "eager": lambda: rivals.answer_of(naive),
             "torch.compile": lambda: rivals.answer_of(rivals.compiled(naive)),
             "trl": lambda: rivals.answer_of(of_inputs(name, rivals.from_package("trl", "trl.trainer.utils", name))),

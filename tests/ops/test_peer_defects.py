@@ -11,24 +11,16 @@ from support.numerics import assert_no_less_accurate
 from torch import Tensor
 
 from fluxcore import Sharpness, cross_entropy, entropy_from_logits, kl_div, reference, softmax_stats
-from fluxcore.backends import Backend, resolve_backend
-from fluxcore.ops import _cross_entropy_backends, _kl_div_backends
+from fluxcore.backends import Backend
 
 device = device_fixture(get_args(Backend))
 
-Rows = Callable[[Any, Tensor, Tensor], Tensor]
-
-
-class Op(NamedTuple):
-    """A value [N] for rows of logits [N, V] and classes [N]."""
-
-    call: Rows
-    """Of the library, of the definition or of a rival (`of`), so that all get the same arguments."""
-    backends: tuple[str, ...] = get_args(Backend)
+Op = Callable[[Any, Tensor, Tensor], Tensor]
+"""A value [N] of rows of logits [N, V] and classes [N], by the functions of its first argument: `Calls`."""
 
 
 class Calls(NamedTuple):
-    """The functions that an `Op` may call."""
+    """The functions that an `Op` may call: of the library, of the definition or of a rival."""
 
     softmax_stats: Callable[..., Any] = softmax_stats
     cross_entropy: Callable[..., Any] = cross_entropy
@@ -43,14 +35,14 @@ def statistic(name: str, **options: Any) -> Op:
     def call(of, logits, target):
         return getattr(of.softmax_stats(logits, target, outputs=(name,), **options), name)
 
-    return Op(call)
+    return call
 
 
 def loss(**options: Any) -> Op:
     def call(of, logits, target):
         return of.cross_entropy(logits, target, reduction="none", **options)
 
-    return Op(call, _cross_entropy_backends.BACKENDS)
+    return call
 
 
 def divergence(direction: str) -> Op:
@@ -58,7 +50,7 @@ def divergence(direction: str) -> Op:
         ref_logits = logits.detach().roll(1, 0).roll(1, -1)
         return of.kl_div(logits, ref_logits, direction=direction, reduction="none")
 
-    return Op(call, _kl_div_backends.BACKENDS)
+    return call
 
 
 OPS = {
@@ -80,16 +72,13 @@ every_op = pytest.mark.parametrize("name", OPS)
 
 
 @pytest.fixture
-def op(name, device):
-    chosen = OPS[name]
-    if resolve_backend(device) not in chosen.backends:
-        pytest.skip(f"backend {resolve_backend(device)} has no such op")
-    return chosen
+def op(name):
+    return OPS[name]
 
 
 def value_and_gradient(op, of, logits, target, upstream):
     leaf = logits.detach().requires_grad_()
-    value = op.call(of, leaf, target)
+    value = op(of, leaf, target)
     return value.detach(), torch.autograd.grad(value, leaf, upstream.to(value.dtype))[0]
 
 
@@ -135,8 +124,6 @@ ENTROPIES = {
 @pytest.mark.parametrize("name", ENTROPIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_the_gradient_of_the_entropy_is_not_dropped(dtype, name, device):
-    if name == "penalty" and resolve_backend(device) not in _cross_entropy_backends.BACKENDS:
-        pytest.skip("this backend has no cross_entropy")
     logits = (3 * torch.randn(2, 7, 300, device=device)).to(dtype)
     upstream = torch.randn(2, 7, device=device)
 
@@ -184,7 +171,7 @@ def test_each_row_gets_its_own_upstream_gradient(dtype, op, device):
     # Kernels that were tried with loss.sum() alone read one number for all rows, or rows at the wrong stride.
     logits = torch.randn(6, 33, device=device).to(dtype).requires_grad_()
     target = torch.randint(33, (6,), device=device)
-    rows = op.call(OURS, logits, target)
+    rows = op(OURS, logits, target)
     upstream = torch.randn(6, device=device)
 
     def gradient(upstream):
@@ -215,7 +202,7 @@ def test_compiled_losses_are_0_at_ignored_rows(name, op, device):
 
     def rows(logits, target):
         if name != "jsd":
-            return 2 * op.call(OURS, logits, target)
+            return 2 * op(OURS, logits, target)
         weight = (target != -100).float()
         return 2 * kl_div(logits, logits.detach().flip(-1), direction=name, token_weight=weight, reduction="none")
 

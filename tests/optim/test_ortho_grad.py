@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from support import long_double
 
 import fluxcore
 from fluxcore.optim import GrokfastEMA, OrthoAdamW, OrthoGrad, orthogonalize_
@@ -28,9 +29,8 @@ def test_gradients_are_perpendicular_and_as_long_as_before(backend, share):
     parameter.grad = gradient.clone()
     with fluxcore.backend(backend):
         orthogonalize_([parameter, parameter])
-    exact = perpendicular(gradient, weight)
-    # The sums of float64 are off by some of its epsilons, and what is left is stretched by 1 / share.
-    torch.testing.assert_close(parameter.grad.double(), exact, rtol=1e-7, atol=3e-14 / share)
+    truth = long_double.perpendicular(long_double.exact(gradient), long_double.exact(weight).value)
+    long_double.assert_rounded_once(parameter.grad, truth)
     assert parameter.grad.norm() == pytest.approx(float(gradient.norm()), rel=1e-6)
     assert torch.equal(parameter, weight)
 
