@@ -67,6 +67,8 @@ class Case:
     """For a contender by name, plain PyTorch that takes as much memory: what does not fit is not run."""
     input_bytes: int = 0
     """Of the inputs; a case whose inputs do not fit is left out."""
+    expected_ms: Mapping[str, Callable[[], float]] = field(default_factory=dict)
+    """For a contender by name, the time that a cost model says, by rates measured beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,8 @@ class Row:
     floor_share: float | None = None
     peak_mb: float | None = None
     """Memory that a call takes beyond its inputs; None where the system does not tell."""
+    expected_ms: float | None = None
+    """What a cost model says."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -126,7 +130,9 @@ def run_contender(
     floor_times = time_call(floor, device, budget_s / 4)
     times = time_call(lambda: call(*inputs), device, budget_s)
     peak_mb = peak_memory_mb(lambda: call(*inputs), device)
-    return Row(**facts, **figures(case, times, floor_times, floor_bytes(case, inputs[0])), peak_mb=peak_mb)
+    measured = figures(case, times, floor_times, floor_bytes(case, inputs[0]))
+    expected_ms = case.expected_ms[name]() if name in case.expected_ms else None
+    return Row(**facts, **measured, peak_mb=peak_mb, expected_ms=expected_ms)
 
 
 def admit(case: Case, name: str, inputs: tuple[Tensor, ...]) -> tuple[str, Callable[..., Answer] | None]:

@@ -40,6 +40,8 @@ def _line(row: Mapping[str, Any], ours_ms: float | None) -> str:
     if row["status"] != "ok":
         return f"| {row['contender']} | {row['status']} | | | | |"
     time = f"{row['p50_ms']:.2f} ({row['p20_ms']:.2f} to {row['p80_ms']:.2f})"
+    if row.get("expected_ms") is not None:
+        time += f", expected {row['expected_ms']:.2f}"
     faster = "" if ours_ms is None or row["contender"] == "fluxcore" else f"{row['p50_ms'] / ours_ms:.1f}x"
     peak = "unknown" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
     return (

@@ -2,99 +2,23 @@
 
 The public function is called on tensors that have shapes and no memory, and differentiated, under a recorder of the
 `torch.library` ops that this dispatches. So arguments are checked as in the call itself, and the passes are those that
-it would take. What each of our ops launches is counted by the function in `_COUNTERS`.
+it would take. What each of our ops launches is counted by the function in `fluxcore.explained_ops.COUNTERS`.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fluxcore import _core
-from fluxcore.backends import Backend, resolve_backend
-from fluxcore.ops import _cross_entropy_backends, _kl_div_backends
-from fluxcore.ops._cross_entropy_schedule import cross_entropy_bwd, cross_entropy_fwd, scale_
+from fluxcore.backends import resolve_backend
+from fluxcore.explained_ops import COUNTERS, OPS, Op, Shape
+from fluxcore.machine_rates import rates_of
 from fluxcore.ops._dispatch import backend_of
-from fluxcore.ops._kl_div_schedule import kl_div_bwd, kl_div_fwd
-from fluxcore.ops._softmax_stats_schedule import softmax_stats_bwd, softmax_stats_fwd
-from fluxcore.ops.cross_entropy import cross_entropy
-from fluxcore.ops.kl_div import kl_div
-from fluxcore.ops.softmax_helpers import entropy_from_logits, logsumexp, selective_log_softmax
-from fluxcore.ops.softmax_stats import softmax_stats
 from fluxcore.schedule import Launch, Machine, OpCall, Schedule, nbytes
 from fluxcore.tracing import Memory, MemoryTrace
-
-Shape = tuple[int, ...]
-
-
-class _Argument(NamedTuple):
-    """A tensor argument of a public function."""
-
-    default: Callable[[Shape], Shape] | None = None
-    """Its shape if none is given, from that of the first argument; None: then it is left out."""
-    dtype: torch.dtype | None = None
-    """None: that of the call."""
-    may_be_probabilities: bool = False
-    """Of the call's dtype if it has the shape of the first argument."""
-
-
-@dataclass(frozen=True)
-class _Op:
-    """A public function; its first argument is the one that is differentiated and must have a shape."""
-
-    function: Callable[..., Any]
-    arguments: Mapping[str, _Argument]
-    backends: Sequence[Backend] = ("triton", "cpp")
-
-
-def _rows(shape: Shape) -> Shape:
-    return shape[:-1]
-
-
-def _alike(shape: Shape) -> Shape:
-    return shape
-
-
-_FIRST = _Argument()
-_CLASSES = _Argument(_rows, torch.int64)
-_WEIGHTS = _Argument(None, torch.float32)
-_OPS = {
-    "softmax_stats": _Op(softmax_stats, {"logits": _FIRST, "target": _CLASSES}),
-    "entropy_from_logits": _Op(entropy_from_logits, {"logits": _FIRST}),
-    "selective_log_softmax": _Op(selective_log_softmax, {"logits": _FIRST, "index": _CLASSES}),
-    "logsumexp": _Op(logsumexp, {"logits": _FIRST}),
-    "cross_entropy": _Op(
-        cross_entropy,
-        {
-            "logits": _FIRST,
-            "target": _Argument(_rows, torch.int64, may_be_probabilities=True),
-            "weight": _WEIGHTS,
-            "token_weight": _WEIGHTS,
-            "penalty_mask": _WEIGHTS,
-        },
-        _cross_entropy_backends.BACKENDS,
-    ),
-    "kl_div": _Op(
-        kl_div,
-        {"logits": _FIRST, "ref_logits": _Argument(_alike), "token_weight": _WEIGHTS},
-        _kl_div_backends.BACKENDS,
-    ),
-}
-
-_COUNTERS: dict[str, Callable[[OpCall, Machine], list[Launch]]] = {
-    "fluxcore::softmax_stats_fwd": softmax_stats_fwd,
-    "fluxcore::softmax_stats_bwd": softmax_stats_bwd,
-    "fluxcore::cross_entropy_fwd": cross_entropy_fwd,
-    "fluxcore::cross_entropy_bwd": cross_entropy_bwd,
-    "fluxcore::scale_": scale_,
-    "fluxcore::kl_div_fwd": kl_div_fwd,
-    "fluxcore::kl_div_bwd": kl_div_bwd,
-}
-"""What each `torch.library` op launches."""
 
 
 def explain(
@@ -103,8 +27,9 @@ def explain(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    requires_grad: bool = True,
+    requires_grad: bool | Collection[str] = True,
     bandwidth_gb_per_s: float | None = None,
+    tflop_per_s: float | None = None,
     measure: bool = False,
     multiprocessors: int | None = None,
     **options: Any,
@@ -117,14 +42,17 @@ def explain(
 
     Args:
         op: Name of a function of this package: "softmax_stats", "entropy_from_logits", "selective_log_softmax",
-            "logsumexp", "cross_entropy" or "kl_div".
-        shapes: Shapes of tensor arguments by name. `logits` is needed; targets, indices and `ref_logits` follow from
-            it if they are missing, and other tensors are then left out of the call.
-        dtype: Of the logits.
+            "logsumexp", "cross_entropy", "kl_div", "linear_softmax_stats", "linear_cross_entropy" or "linear_kl_div".
+        shapes: Shapes of tensor arguments by name. `logits` is needed, or `input` and `linear_weight`; targets, indices
+            and the reference's tensors follow from them if they are missing, and others are then left out of the call.
+        dtype: Of the logits, or of the hidden states and the head.
         device: "cpu", "cuda" or one of several.
-        requires_grad: Whether the logits do; False leaves out the backward pass, and what a forward pass keeps for it.
+        requires_grad: Whether the logits do, or hidden states and head; or the names of those that do. False leaves out
+            the backward pass, and what a forward pass keeps for it.
         bandwidth_gb_per_s: Memory bandwidth, 1e9 bytes a second read plus written, from which times follow.
-        measure: Measure that bandwidth now, by copies on `device` that take up to a second (and 512 MB).
+        tflop_per_s: Rate of matrix products, 1e12 operations a second; None: what the linear ops take it to be for
+            that bandwidth when they choose their chunks.
+        measure: Measure both rates now, on `device`, in a second or two (and 512 MB).
         multiprocessors: Of the GPU, if none is here to be asked: an H100 SXM or an H200 has 132, an A100 108.
         **options: The op's other arguments, as in the call.
 
@@ -132,16 +60,17 @@ def explain(
         A `Schedule`; print it for a table. Times are None without a bandwidth.
 
     Raises:
-        ValueError: an op, shape name or backend that has no schedule, no `logits`, or no GPU to ask; and whatever the
-            call itself refuses.
+        ValueError: an op, shape name or backend that has no schedule, a missing shape, a rate out of range, or no GPU
+            to ask; and whatever the call itself refuses.
         TypeError: as the call itself.
     """
-    if op not in _OPS:
-        raise ValueError(f"`op` must be one of {', '.join(_OPS)}, got {op!r}")
+    if op not in OPS:
+        raise ValueError(f"`op` must be one of {', '.join(OPS)}, got {op!r}")
     device = torch.device(device)
-    rate = _bandwidth(device, bandwidth_gb_per_s, measure)
+    rates = rates_of(device, dtype, bandwidth_gb_per_s, tflop_per_s, measure)
     machine = _machine(op, device, multiprocessors)
-    forward, backward, peak = _record(_OPS[op], _checked_shapes(op, shapes), dtype, requires_grad, options, machine)
+    differentiated = _differentiated(op, requires_grad)
+    forward, backward, peak = _record(OPS[op], _checked_shapes(op, shapes), dtype, differentiated, options, machine)
     return Schedule(
         op=op,
         shapes={name: tuple(shape) for name, shape in shapes.items()},
@@ -150,29 +79,44 @@ def explain(
         forward=tuple(forward),
         backward=tuple(backward),
         peak_extra_bytes=peak,
-        bandwidth_gb_per_s=rate,
+        bandwidth_gb_per_s=rates.bandwidth_gb_per_s,
+        tflop_per_s=rates.tflop_per_s,
     )
 
 
 def _checked_shapes(op: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     """The shapes of all tensors of the call, the first argument's first."""
-    arguments = _OPS[op].arguments
+    arguments = OPS[op].arguments
     unknown = [name for name in shapes if name not in arguments]
     if unknown:
         raise ValueError(f"`shapes` must be of {', '.join(arguments)} for `{op}`, got {unknown[0]!r}")
-    first = next(iter(arguments))
-    if first not in shapes:
+    missing = [name for name, argument in arguments.items() if argument.is_needed and name not in shapes]
+    if missing:
+        example = "(4096, 50257)} for 4096 rows of 50257 classes"
+        if "input" in arguments:
+            example = '(4096, 768), "linear_weight": (50257, 768)} for 4096 rows of 768 hidden states'
         raise ValueError(
-            f"`shapes` must have `{first}` for `{op}`, got {', '.join(shapes) or 'none'}"
-            f'\n\nWrite shapes={{"{first}": (4096, 50257)}} for 4096 rows of 50257 classes.'
+            f"`shapes` must have `{missing[0]}` for `{op}`, got {', '.join(shapes) or 'none'}"
+            f'\n\nWrite shapes={{"{next(iter(arguments))}": {example}.'
         )
-    found = {}
+    found: dict[str, Shape] = {}
     for name, argument in arguments.items():
         if name in shapes:
             found[name] = tuple(shapes[name])
         elif argument.default is not None:
-            found[name] = argument.default(tuple(shapes[first]))
+            found[name] = argument.default(found)
     return found
+
+
+def _differentiated(op: str, requires_grad: bool | Collection[str]) -> list[str]:
+    """Names of the arguments that require grad, if they are in the call."""
+    candidates = [name for name, argument in OPS[op].arguments.items() if argument.is_differentiated]
+    if isinstance(requires_grad, bool):
+        return candidates if requires_grad else []
+    for name in requires_grad:
+        if name not in candidates:
+            raise ValueError(f"`requires_grad` must be among {', '.join(candidates)} for `{op}`, got {name!r}")
+    return list(requires_grad)
 
 
 def _machine(op: str, device: torch.device, multiprocessors: int | None) -> Machine:
@@ -182,7 +126,7 @@ def _machine(op: str, device: torch.device, multiprocessors: int | None) -> Mach
             f"backend `reference` has no schedule: plain PyTorch launches what its expressions need, on `{device}`"
             '\n\nExplain another, with device="cpu" or in `with fluxcore.backend(...)`.'
         )
-    backend_of(op, _OPS[op].backends, device)
+    backend_of(op, OPS[op].backends, device)
     if chosen == "cpp":
         return Machine(device=device, backend=chosen, threads=torch.get_num_threads(), isa=_core.cpu_isa())
     from fluxcore.kernels.rows import PROGRAMS_A_MULTIPROCESSOR, programs_to_fill
@@ -200,10 +144,10 @@ def _machine(op: str, device: torch.device, multiprocessors: int | None) -> Mach
 
 
 def _record(
-    op: _Op,
+    op: Op,
     shapes: Mapping[str, Shape],
     dtype: torch.dtype,
-    requires_grad: bool,
+    differentiated: Collection[str],
     options: Mapping[str, Any],
     machine: Machine,
 ) -> tuple[list[Launch], list[Launch], int]:
@@ -214,9 +158,9 @@ def _record(
         tensors: dict[str, Tensor] = {}
         for name, shape in shapes.items():
             argument = op.arguments[name]
-            alike = argument.may_be_probabilities and tensors and shape == next(iter(tensors.values())).shape
+            alike = argument.may_be_probabilities and len(shape) == next(iter(tensors.values())).dim()
             tensors[name] = torch.empty(shape, dtype=dtype if alike or argument.dtype is None else argument.dtype)
-        leaf = next(iter(tensors.values())).requires_grad_(requires_grad)
+        leaves = [tensor.requires_grad_() for name, tensor in tensors.items() if name in differentiated]
         memory = Memory()
         with _Recorder(machine, memory) as forward:
             result = op.function(**tensors, **options)
@@ -225,7 +169,7 @@ def _record(
             return forward.launches, [], memory.peak
         upstream = [torch.empty_like(output) for output in outputs]
         with _Recorder(machine, memory) as backward:
-            torch.autograd.grad(outputs, leaf, upstream)
+            torch.autograd.grad(outputs, leaves, upstream)
     return forward.launches, backward.launches, memory.peak
 
 
@@ -244,34 +188,10 @@ class _Recorder(MemoryTrace):
 
     def _count(self, func: Any, args: Any, kwargs: Any, results: tuple[Tensor, ...]) -> list[Launch]:
         name = func._schema.name
-        if name in _COUNTERS:
+        if name in COUNTERS:
             inputs = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
-            return _COUNTERS[name](OpCall(inputs | dict(kwargs), results), self._machine)
+            return COUNTERS[name](OpCall(inputs | dict(kwargs), results), self._machine)
         read, written = nbytes(*tree_leaves((args, kwargs))), nbytes(*results)
-        if written == 0 or name.startswith("aten::empty"):
+        if written == 0 or name.startswith(("aten::empty", "aten::new_empty")):
             return []
         return [Launch(kernel=name, bytes_read=read, bytes_written=written)]
-
-
-def _bandwidth(device: torch.device, given: float | None, measure: bool) -> float | None:
-    if given is not None and measure:
-        raise ValueError(f"`measure` is of no use with `bandwidth_gb_per_s`, got {given}")
-    if given is not None and not given > 0:
-        raise ValueError(f"`bandwidth_gb_per_s` must be > 0, got {given}")
-    return _copy_rate(device) if measure else given
-
-
-def _copy_rate(device: torch.device) -> float:
-    """Best of some copies, in 1e9 bytes read plus written a second."""
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"`measure` needs the device itself, got {device}, and torch sees no GPU")
-    source = torch.ones(256 << 20, dtype=torch.uint8, device=device)
-    out = torch.zeros_like(source)
-    best = float("inf")
-    for _ in range(8):
-        start = time.perf_counter()
-        out.copy_(source)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * source.numel() / best / 1e9

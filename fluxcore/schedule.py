@@ -57,6 +57,10 @@ class Launch:
     """Read again soon after the first time, from a cache where rows fit in it."""
     exps: int = 0
     """Exponentials, and as many logarithms or tanh where an op takes those an element."""
+    flop: int = 0
+    """Multiplications and additions of matrix products."""
+    launches: int = 1
+    """How often it is launched; all else is counted over all of them."""
     workspace_bytes: int = 0
     """Memory that the launch takes and gives back."""
 
@@ -79,6 +83,8 @@ class Schedule:
     """Most memory at once beyond the arguments: results, what the backward pass needs, gradient and workspace."""
     bandwidth_gb_per_s: float | None = None
     """1e9 bytes a second, read plus written; None: no times."""
+    tflop_per_s: float | None = None
+    """1e12 operations of matrix products a second."""
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -98,7 +104,11 @@ class Schedule:
 
     @property
     def forward_ms(self) -> float | None:
-        """Bytes over bandwidth: the call takes at least this long, and more where arithmetic or launches hold it up."""
+        """Bytes over bandwidth, and operations of matrix products over their rate; None without a bandwidth.
+
+        A call without products takes at least this long, and more where arithmetic or launches hold it up. Of products
+        it is the cost model by which the linear ops choose their chunks.
+        """
         return self._expected_ms(self.forward)
 
     @property
@@ -109,13 +119,16 @@ class Schedule:
     def _expected_ms(self, launches: Iterable[Launch]) -> float | None:
         if self.bandwidth_gb_per_s is None:
             return None
-        return sum(moved(launch) for launch in launches) / self.bandwidth_gb_per_s / 1e6
+        launches = tuple(launches)
+        ms = sum(moved(launch) for launch in launches) / self.bandwidth_gb_per_s / 1e6
+        flop = sum(launch.flop for launch in launches)
+        return ms + flop / self.tflop_per_s / 1e9 if flop and self.tflop_per_s else ms
 
     def __rich__(self) -> Group:
         return Group(_heading(self), _table(self), *self.notes)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=140, color_system=None, force_terminal=False)
+        console = Console(file=io.StringIO(), width=180, color_system=None, force_terminal=False)
         console.print(self)
         text: str = console.file.getvalue()  # type: ignore[attr-defined]
         return "\n".join(line.rstrip() for line in text.splitlines())
@@ -156,6 +169,8 @@ def _heading(schedule: Schedule) -> str:
     times = "no bandwidth given, so no times"
     if schedule.bandwidth_gb_per_s is not None:
         times = f"times at {schedule.bandwidth_gb_per_s:.1f} GB/s"
+        if schedule.tflop_per_s is not None and _has_products(schedule):
+            times += f" and {schedule.tflop_per_s:.3g} TFLOP/s"
     peak = show_bytes(schedule.peak_extra_bytes)
     return (
         f"{schedule.op}: {shapes}, {str(schedule.dtype).removeprefix('torch.')}; {where}\n"
@@ -163,11 +178,15 @@ def _heading(schedule: Schedule) -> str:
     )
 
 
+def _has_products(schedule: Schedule) -> bool:
+    return any(launch.flop for launch in schedule.launches)
+
+
 def _table(schedule: Schedule) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("pass", "kernel", "regime", "work"):
         table.add_column(name)
-    for name in ("read", "written", "again", "exps", "ms"):
+    for name in ("read", "written", "again", "exps", *(("flop",) if _has_products(schedule) else ()), "ms"):
         table.add_column(name, justify="right")
     for name, launches in (("forward", schedule.forward), ("backward", schedule.backward)):
         for launch in launches:
@@ -185,5 +204,6 @@ def _figures(launches: Iterable[Launch], schedule: Schedule) -> tuple[str, ...]:
         show_bytes(sum(launch.bytes_written for launch in launches)),
         show_bytes(sum(launch.bytes_reread for launch in launches)),
         f"{sum(launch.exps for launch in launches):.3g}",
+        *((f"{sum(launch.flop for launch in launches):.3g}",) if _has_products(schedule) else ()),
         "" if ms is None else f"{ms:.4g}",
     )

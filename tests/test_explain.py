@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fluxcore
-from fluxcore import explanation
 from fluxcore.backends import Backend
+from fluxcore.explained_ops import OPS
 
 N, V = 64, 5000
 OPTIONS = {"softmax_stats": {"outputs": ("entropy", "logprob")}}
@@ -98,7 +98,7 @@ def test_gpu_kernels_are_those_that_the_call_launches(op, shapes, dtype, regime,
     tensors = {"softmax_stats": {"target": target}, "cross_entropy": {"target": target}}
     tensors["kl_div"] = {"ref_logits": logits.detach() + 1}
     with fluxcore.backend("triton"):
-        result = explanation._OPS[op].function(logits, **tensors[op], **options)
+        result = OPS[op].function(logits, **tensors[op], **options)
         sum(
             value.sum() for value in (result if isinstance(result, tuple) else (result,)) if value is not None
         ).backward()

@@ -1,5 +1,6 @@
 """`linear_cross_entropy` and its gradients by hidden states and weight, at the heads of real models, against
-PyTorch's linear then cross entropy, eager and compiled, its own chunked op, Liger-Kernel and cut-cross-entropy."""
+PyTorch's linear then cross entropy, eager and compiled, its own chunked op, Liger-Kernel and cut-cross-entropy. Beside
+our own times stand those that `fluxcore.explain` expects."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Answer, Case, Floor
 from benchmarks.ops import rivals
-from fluxcore import LinearOptions, linear_cross_entropy
+from fluxcore import LinearOptions, explain, linear_cross_entropy
 
 F = torch.nn.functional
 HEADS = {"gpt2": (768, 50257), "smollm2_135m": (576, 49152), "llama3_8b": (4096, 128256)}
@@ -20,6 +21,7 @@ ROWS = {
 }
 """N; fewer on a CPU, where a product with the largest head takes seconds for each thousand rows."""
 DTYPES = {"cpu": (torch.float32,), "cuda": (torch.float32, torch.bfloat16)}
+FEW_ROWS = LinearOptions(rows=32)
 Head = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -41,7 +43,7 @@ def make_case(name: str, dtype: torch.dtype, device: torch.device) -> Case:
         inputs=partial(make_inputs, N, D, V, dtype),
         contenders={
             "fluxcore": lambda: step(linear_cross_entropy),
-            "fluxcore, 32 rows a chunk": lambda: step(partial(linear_cross_entropy, options=LinearOptions(rows=32))),
+            "fluxcore, 32 rows a chunk": lambda: step(partial(linear_cross_entropy, options=FEW_ROWS)),
             "eager": lambda: step(by_logits),
             "torch.compile": lambda: step(rivals.compiled(by_logits)),
             "torch, chunked": lambda: step(
@@ -58,7 +60,22 @@ def make_case(name: str, dtype: torch.dtype, device: torch.device) -> Case:
         floor=Floor.COPY,
         memory_like={"eager": traced, "torch.compile": traced},
         input_bytes=(N * D + V * D) * 4,
+        expected_ms={
+            "fluxcore": partial(expected_ms, N, D, V, dtype, device, None),
+            "fluxcore, 32 rows a chunk": partial(expected_ms, N, D, V, dtype, device, FEW_ROWS),
+        },
     )
+
+
+def expected_ms(
+    N: int, D: int, V: int, dtype: torch.dtype, device: torch.device, options: LinearOptions | None
+) -> float:
+    """By the cost model, from the rates of copies and matrix products measured now."""
+    shapes = {"input": (N, D), "linear_weight": (V, D)}
+    schedule = explain("linear_cross_entropy", shapes, dtype=dtype, device=device, measure=True, options=options)
+    assert schedule.forward_ms is not None
+    assert schedule.backward_ms is not None
+    return schedule.forward_ms + schedule.backward_ms
 
 
 def make_inputs(N: int, D: int, V: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:

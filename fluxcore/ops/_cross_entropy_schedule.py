@@ -12,6 +12,8 @@ def cross_entropy_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     """Divisors of the reduction, then the rows, then their sum; the C++ function does the three in one call."""
     inputs = call.inputs
     loss, totals = call.results[0], call.results[5]
+    if inputs["reduction"] == "given":  # rows of a larger whole: divisors are an input, losses stay rows
+        return _rows(call, machine, 0)
     reduces = inputs["reduction"] != "none"
     cpp = machine.backend == "cpp"
     # The C++ function keeps the rows' losses in double.

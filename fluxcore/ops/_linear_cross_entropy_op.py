@@ -59,11 +59,15 @@ class _MadeAtOnce(LinearOp):
         # With create_graph the op is called, because it knows how to refuse a second derivative.
         if gradients is None or missing or torch.is_grad_enabled():
             return super().gradients(ctx, upstream, needed)
-        if type(upstream) is not Tensor:  # traced by a compiler, which would copy them before a change in place
+        if _is_functionalised():  # by a compiler, which would copy them before a change in place
             return tuple(gradient * upstream for gradient in gradients)
         for gradient in gradients:
             torch.ops.fluxcore.scale_(gradient, upstream)
         return tuple(gradients)
+
+
+def _is_functionalised() -> bool:
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FUNCTIONAL) is not None
 
 
 def _empty_results(arguments: passes.Arguments, options: Options, plan: Plan, rest: Any) -> tuple[Tensor, ...]:
