@@ -1,6 +1,7 @@
 """Errors that a caller can catch by type. All others are the built-in `TypeError`, `ValueError` and `OSError`."""
 
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 
@@ -28,6 +29,18 @@ class CorruptShardError(FluxcoreError):
 
 class CorruptCheckpointError(FluxcoreError):
     """A checkpoint is incomplete or its bytes are not what was written; the message names the file."""
+
+
+class MalformedInputError(FluxcoreError):
+    """A file of another project is not what its format says; the message names the file and the fault.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, message: str, *, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class DatasetLockedError(FluxcoreError):

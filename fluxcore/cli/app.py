@@ -7,8 +7,10 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from fluxcore.cli.convert import convert
 from fluxcore.cli.demo import demo
 from fluxcore.cli.doctor import doctor
+from fluxcore.cli.export import export
 from fluxcore.cli.info import info
 from fluxcore.cli.report import report
 from fluxcore.cli.score import score
@@ -74,7 +76,7 @@ def fluxcore(
     """The entropy core for language-model training."""
 
 
-for command in (demo, tokenize, score, sort, info, verify, report, doctor):
+for command in (demo, tokenize, score, sort, convert, export, info, verify, report, doctor):
     app.command(cls=VariadicCommand)(command)
 
 

@@ -2,6 +2,7 @@
 
 from fluxcore.data.batch import Batch, BatchMeta, Explanation
 from fluxcore.data.dataset import Dataset, open  # noqa: A004
+from fluxcore.data.interchange import ConvertReport, ExportReport, convert, export
 from fluxcore.data.loader import Loader
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo, SortKey
 from fluxcore.data.order import Order
@@ -14,8 +15,10 @@ __all__ = [
     "Batch",
     "BatchMeta",
     "ColumnInfo",
+    "ConvertReport",
     "Dataset",
     "Explanation",
+    "ExportReport",
     "Filter",
     "Loader",
     "Manifest",
@@ -26,6 +29,8 @@ __all__ = [
     "SortKey",
     "SortResult",
     "VerifyReport",
+    "convert",
+    "export",
     "open",
     "sort",
 ]

@@ -1,0 +1,80 @@
+"""A data set to files of other projects."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from fluxcore.data.dataset import Dataset
+from fluxcore.data.dataset import open as open_data_set
+from fluxcore.data.interchange.arrow_chunks import write_rows
+from fluxcore.data.interchange.blocks import Tokens
+from fluxcore.data.interchange.modded_nanogpt import MAX_TOKENS, write_files
+from fluxcore.data.interchange.pieces import read_pieces
+from fluxcore.data.interchange.publishing import published_folder
+from fluxcore.data.progress import Progress, ProgressCallback
+
+EXPORTS = ("modded-nanogpt", "datasets")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written."""
+
+    path: Path
+    chunks: int
+    tokens: int
+    """Without padding."""
+
+
+def export(
+    ds: Dataset | str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    format: str,  # noqa: A002
+    file_tokens: int = 100_000_000,
+    progress: ProgressCallback | None = None,
+) -> ExportReport:
+    """Write a data set for other projects, chunks in the order in which they are stored; each is checked.
+
+    Args:
+        ds: a data set or its folder.
+        path: folder to write; nothing may stand there, and nothing does until all is written.
+        format: "modded-nanogpt": the tokens without padding, one chunk after another, in files tokens_*.bin; ids beyond
+            uint16 make files as llm.c has them for Llama 3. "datasets": a folder for `datasets.load_from_disk`, a row a
+            chunk, with every column; `convert` makes the same data set of it.
+        file_tokens: with "modded-nanogpt", tokens a file, the last one excepted.
+        progress: told after some megabytes and at the end, in chunks.
+    Raises:
+        ValueError: an argument out of range, or a column whose name "datasets" keeps for itself.
+        FileExistsError: something stands at `path`.
+        CorruptShardError: a chunk is not what was written.
+        MissingExtraError: `datasets` is not installed.
+        OSError: `path` cannot be written.
+    """
+    if format not in EXPORTS:
+        raise ValueError(f"`format` must be one of {', '.join(EXPORTS)}, got {format!r}")
+    if not 1 <= file_tokens <= MAX_TOKENS:
+        raise ValueError(f"`file_tokens` must be within [1, {MAX_TOKENS}], got {file_tokens}")
+    data = ds if isinstance(ds, Dataset) else open_data_set(ds)
+    report = progress or (lambda _: None)
+    with published_folder(Path(path)) as folder:
+        if format == "datasets":
+            for chunks in write_rows(data, folder):
+                report(Progress(chunks, len(data), chunks * data.chunk_tokens))
+        else:
+            _write_stream(data, folder, file_tokens, report)
+    tokens = int(data.column("valid_len").sum(dtype="uint64"))
+    report(Progress(len(data), len(data), tokens))
+    return ExportReport(Path(path), len(data), tokens)
+
+
+def _write_stream(data: Dataset, folder: Path, file_tokens: int, report: ProgressCallback) -> None:
+    def pieces() -> Iterator[Tokens]:
+        done = 0
+        for piece in read_pieces(data):
+            yield piece.stream
+            done += len(piece.tokens)
+            report(Progress(done, len(data), done * data.chunk_tokens))
+
+    write_files(folder, pieces(), vocab_size=data.vocab_size, file_tokens=file_tokens)
