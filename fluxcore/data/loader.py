@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fluxcore import _core
+from fluxcore.data.bad_chunks import OnBadChunk, Substitutes
 from fluxcore.data.batch import Batch, BatchMeta, Explanation
 from fluxcore.data.batches import plan_batches
 from fluxcore.data.dataset import Dataset
@@ -16,7 +17,7 @@ from fluxcore.data.loader_state import FORMAT, check_state, hash_subset, pin_dat
 from fluxcore.data.mixture import Mixture, part_by_source
 from fluxcore.data.order import Order
 from fluxcore.data.selection import Filter, as_filters, select_chunks
-from fluxcore.data.stream import Reading, Stream, check_out
+from fluxcore.data.stream import Reading, Stream, check_out, score_column
 
 
 class Loader:
@@ -50,6 +51,10 @@ class Loader:
         mix: weights of the sources, by name, of which only the proportions matter: every batch takes whole rows of
             each, none more than one row away from its share of the run so far. Each source goes through `order` on its
             own and begins its next epoch when it runs out; `epochs` counts the chunks of all. See `set_weights`.
+        on_bad_chunk: what to do about a chunk that is not what was written, where `verify` finds out. "raise"; "skip":
+            the next sound chunk that the run may read, of the same source where they are mixed, takes its rows, in this
+            epoch and later, which is logged, kept in the state, and told by `bad_chunks`; or a function that gets the
+            CorruptShardError and returns the chunk to take, None for the one of "skip", or raises.
     Raises:
         TypeError: `where` is not made of filters.
         ValueError: an argument that does not fit the data set or another argument.
@@ -77,16 +82,19 @@ class Loader:
         subset: NDArray[np.int64] | None = None,
         where: Filter | Sequence[Filter] = (),
         mix: Mapping[str, float] | None = None,
+        on_bad_chunk: OnBadChunk = "raise",
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
         for name, value in (("prefetch", prefetch), ("threads", threads)):
             if value < 0:
                 raise ValueError(f"`{name}` must be >= 0, got {value}")
         self.ds, self.order, self.seed = ds, order, seed
-        self._columns = {name: _score_column(ds, name) for name in columns}
+        self._columns = {name: score_column(ds, name) for name in columns}
         self._where = as_filters(where)
         chunks = select_chunks(ds, subset, self._where)
         parts = None if mix is None else part_by_source(ds, mix, chunks)
+        groups = list(parts.values()) if parts is not None else [] if chunks is None else [chunks]
+        self._substitutes = Substitutes(on_bad_chunk, len(ds), groups)
         self._plan = plan_batches(
             (len(ds) if chunks is None else len(chunks)) if parts is None else sum(map(len, parts.values())),
             global_batch_size=global_batch_size,
@@ -129,6 +137,11 @@ class Loader:
         return self._step * self._plan.global_batch_size // self._compiled.epoch_size
 
     @property
+    def bad_chunks(self) -> dict[int, int]:
+        """Chunks that were not what was written so far, of this rank and of the state, and what takes their rows."""
+        return self._substitutes.as_dict()
+
+    @property
     def _compiled(self) -> _core.Order:
         return self._order if self._mixture is None else self._mixture.order
 
@@ -163,11 +176,14 @@ class Loader:
         self._move_to(self._step + steps)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position in the run, and what the run is: plain values, below 1 KiB as JSON, and 16 bytes a mixed source.
+        """The position in the run, and what the run is: plain values.
 
+        As JSON below 1 KiB, and 16 bytes a mixed source, and the numbers of the bad chunks, at most 1000.
         Batches that were read ahead and not handed out are not counted.
         """
         state = {**self._fixed, "step": self._step, "epoch": self.epoch}
+        if self._substitutes:
+            state["bad_chunks"] = self._substitutes.state()
         return state if self._mixture is None else state | {"mixture": self._mixture.state(self._step)}
 
     def _describe_run(self, subset_hash: str | None) -> dict[str, Any]:
@@ -191,6 +207,7 @@ class Loader:
                 of this run. Columns may have been added since.
         """
         step = check_state(state, self._fixed, len(self))
+        self._substitutes.load(state)
         if self._mixture is not None:
             self._mixture.load(state.get("mixture", {}), step)
         self._move_to(step)
@@ -226,7 +243,7 @@ class Loader:
             raise ValueError(f"`step` must be within [0, {len(self)}), got {step}")
         self._check_known(step)
         first, rows = self._plan.global_rows(step)
-        ids = self._compiled.chunks_at(first, rows).astype(np.int64)
+        ids = self._substitutes.replace(self._compiled.chunks_at(first, rows)).astype(np.int64)
         if self._mixture is None:
             epoch, position = np.divmod(np.arange(first, first + rows), self._compiled.epoch_size)
         else:
@@ -237,7 +254,9 @@ class Loader:
     def _next_batch(self) -> Batch:
         stream = self._stream
         if stream is None or stream.step != self._step or not stream.in_this_process():
-            self._stream = stream = Stream(self.ds, self._compiled, self._plan, self._step, self._reading)
+            self._stream = stream = Stream(
+                self.ds, self._compiled, self._plan, self._step, self._reading, self._substitutes
+            )
         try:
             facts, tokens, targets = stream.next()
         except BaseException:
@@ -269,13 +288,3 @@ class Loader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         type(self).__init__(self, **state["arguments"])
         self.load_state_dict(state["state"])
-
-
-def _score_column(ds: Dataset, name: str) -> NDArray[np.float32]:
-    values = ds.column(name) if name in ds.columns else None
-    if values is None or values.dtype != np.float32:
-        scores = [column for column in ds.columns if ds.column(column).dtype == np.float32]
-        raise ValueError(
-            f"`columns` must be score columns of the data set ({', '.join(scores) or 'none'}), got {name!r}"
-        )
-    return values

@@ -3,12 +3,16 @@
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fluxcore import _core
+from fluxcore.data.bad_chunks import Substitutes
 from fluxcore.data.batches import BatchPlan
 from fluxcore.data.dataset import Dataset
+from fluxcore.errors import CorruptShardError
 
 OUT_TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "uint32", "int32", "int64")}
 
@@ -34,8 +38,20 @@ class Stream:
     caller's. Threads belong to the process that made the stream: see `in_this_process`.
     """
 
-    def __init__(self, ds: Dataset, order: _core.Order, plan: BatchPlan, step: int, reading: Reading) -> None:
+    def __init__(
+        self,
+        ds: Dataset,
+        order: _core.Order,
+        plan: BatchPlan,
+        step: int,
+        reading: Reading,
+        substitutes: Substitutes,
+    ) -> None:
         self.step = step
+        self._shards = ds._core
+        self._order = order
+        self._substitutes = substitutes
+        self._verify = reading.verify
         self._chunk_tokens = ds.chunk_tokens
         self._plan = plan
         self._out = reading.out
@@ -55,9 +71,16 @@ class Stream:
         """Wait for the next batch.
 
         Raises:
-            CorruptShardError: a chunk of it is not what was written.
+            CorruptShardError: a chunk of it is not what was written, and nothing stands for it.
         """
-        buffers: Buffers = self._core.next()
+        try:
+            buffers: Buffers = self._core.next()
+            again = self._substitutes.affects(buffers[0][0].numpy())
+        except CorruptShardError as error:
+            self._substitutes.add(error)
+            again = True
+        if again:
+            buffers = self._read_with_substitutes()
         self.step += 1
         self._submit()
         return buffers
@@ -66,15 +89,31 @@ class Stream:
         """Ask for the next batch that was not asked for, unless the plan is at its end."""
         if self._submitted == self._end:
             return
-        position, rows = self._plan.rank_rows(self._submitted)
+        self._request(self._core, *self._plan.rank_rows(self._submitted))
+        self._submitted += 1
+
+    def _request(self, core: _core.Loader, position: int, rows: int) -> None:
         facts = torch.empty((5, rows), dtype=torch.int64)
         shape, dtype = (rows, self._chunk_tokens), OUT_TYPES[self._out]
         tokens = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
         targets = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        self._core.submit(
+        core.submit(
             position, rows, facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr(), (facts, tokens, targets)
         )
-        self._submitted += 1
+
+    def _read_with_substitutes(self) -> Buffers:
+        """The next batch, from the chunks that stand for bad ones; one of them may turn out to be bad too."""
+        position, rows = self._plan.rank_rows(self.step)
+        ids = self._order.chunks_at(position, rows)
+        while True:
+            order = _core.RankedOrder(self._substitutes.replace(ids), rows, [(0, rows, "forward", 1)], 0)
+            core = _core.Loader(self._shards, order, self._verify, 0)
+            self._request(core, 0, rows)
+            try:
+                buffers: Buffers = core.next()
+                return buffers
+            except CorruptShardError as error:
+                self._substitutes.add(error)
 
 
 def check_out(out: str | None, ds: Dataset) -> str:
@@ -89,3 +128,18 @@ def check_out(out: str | None, ds: Dataset) -> str:
     if out not in fitting:
         raise ValueError(f"`out` must be one of {', '.join(fitting)} for a vocabulary of {ds.vocab_size}, got {out!r}")
     return out
+
+
+def score_column(ds: Dataset, name: str) -> NDArray[np.float32]:
+    """A column of float32 scores.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    values = ds.column(name) if name in ds.columns else None
+    if values is None or values.dtype != np.float32:
+        scores = [column for column in ds.columns if ds.column(column).dtype == np.float32]
+        raise ValueError(
+            f"`columns` must be score columns of the data set ({', '.join(scores) or 'none'}), got {name!r}"
+        )
+    return values
