@@ -3,12 +3,43 @@
 Bits of WEIGHTS: 1 every class weighs 1, 2 the class weights w, 4 probabilities P of the target, smoothed: keep P +
 even; with both 2 and 4 their product. 0: nothing is summed.
 
-`source` is what weights are loaded from: (w [V], P, where each row of P begins [ROWS], keep, even).
+`source` is what weights are loaded from: (w [V], P, where each row of P begins [ROWS], keep, even, shifted w, vectors
+of one shift).
+
+The body of a row begins at any of the first columns, from which on w is not aligned. So w is written once for each of
+them, shifted to an aligned address (shift_weights_kernel); the copies stay in the L2 cache.
 """
 
+import torch
 import triton
 import triton.language as tl
-from fluxcore.kernels.rows import body_offsets, body_tile, widen
+from fluxcore.kernels.rows import RowLayout, body_offsets, body_tile, widen
+from torch import Tensor
+
+SHIFT_BLOCK = 1024
+
+
+@triton.jit(do_not_specialize=["V"])
+def shift_weights_kernel(weight_ptr, shifted_ptr, V, VEC: tl.constexpr, BLOCK: tl.constexpr):
+    # shifted [VEC, V up to a whole vector]: row h is w [V] from class h on, then 0; grid (blocks, VEC).
+    columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    classes = tl.program_id(1) + columns
+    width = (V + VEC - 1) // VEC * VEC
+    weights = tl.load(weight_ptr + classes, mask=classes < V, other=0.0)
+    tl.store(shifted_ptr + tl.program_id(1) * width + columns, weights, mask=columns < width)
+
+
+def launch_shift_weights(weight: Tensor, layout: RowLayout) -> Tensor:
+    """Class weights [V] for rows of that layout: [VEC, V or more], or themselves where every body begins at class 0."""
+    if not layout.edges:
+        return weight
+    V = weight.shape[0]
+    width = triton.cdiv(V, layout.vec) * layout.vec
+    shifted = torch.empty((layout.vec, width), dtype=weight.dtype, device=weight.device)
+    shift_weights_kernel[triton.cdiv(width, SHIFT_BLOCK), layout.vec](
+        weight, shifted, V, VEC=layout.vec, BLOCK=SHIFT_BLOCK, num_warps=4
+    )
+    return shifted
 
 
 @triton.jit
@@ -46,7 +77,7 @@ def weights_of_tile(
         share = tl.load(places) if WHOLE else tl.load(places, mask=valid, other=0.0)
         weights = source[3] * widen(share) + source[4]
     if WEIGHTS & 2:
-        places = (source[0] + head)[None, :, None, None] + offsets
+        places = (source[5] + head * source[6] * VEC)[None, :, None, None] + offsets
         weights *= tl.load(places) if WHOLE else tl.load(places, mask=valid, other=0.0)
     if WEIGHTS > 0 and not WHOLE:
         weights = tl.where(valid, weights, 0.0)

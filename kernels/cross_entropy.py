@@ -4,10 +4,12 @@ Forward: totals (cross_entropy_totals.py), the rows (cross_entropy_kernels.py), 
 few their parts are merged, and their gradient is a launch of its own. Backward: one launch.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
 import triton
+from fluxcore.kernels.class_weights import launch_shift_weights
 from fluxcore.kernels.cross_entropy_kernels import (
     cross_entropy_bwd_kernel,
     cross_entropy_fwd_kernel,
@@ -33,9 +35,10 @@ PENALTY_BITS = {"": 0, "neg_entropy": 4, "neg_max_prob": 16, "non_max_sum": 32, 
 TOTALS_BLOCK, TOTALS_WARPS = 2048, 8
 
 
-def is_crowded(logits: Tensor, top_k: int, softcap: float) -> bool:
+def is_crowded(logits: Tensor, target: Tensor, link: str, top_k: int, softcap: float) -> bool:
     """Whether a program wants all registers that there are."""
-    return top_k > 0 or softcap > 0 or logits.dtype == torch.float64
+    shares_of_sigma = link == "stablemax" and target.is_floating_point()
+    return top_k > 0 or softcap > 0 or logits.dtype == torch.float64 or shares_of_sigma
 
 
 def threads_to_read_twice(logits: Tensor, crowded: bool) -> int:
@@ -83,7 +86,7 @@ class Call:
         )
         vec = self.layout.vec
         self.outputs, self.top_k = outputs, top_k
-        self.crowded = is_crowded(logits, top_k, softcap)
+        self.crowded = is_crowded(logits, target, link, top_k, softcap)
         self.variant: dict[str, Any] = {
             "PENALTY": PENALTY_BITS[penalty],
             "WEIGHTS": weights,
@@ -105,6 +108,14 @@ class Call:
         layout, (N, V) = self.layout, self.logits.shape
         programs = programs_to_fill(self.logits.device)
         return plan_rows(N, V, self.logits.element_size(), layout.edges, programs, max_splits, threads)
+
+    @cached_property
+    def shifted(self) -> Tensor | None:
+        """The class weights where rows sum them, shifted for each row to read them by aligned vectors."""
+        weight = self.inputs[2]
+        if weight is None or not self.variant["WEIGHTS"] & 2:
+            return None
+        return launch_shift_weights(weight, self.layout)
 
     def launch_totals(self, totals: Tensor) -> None:
         """Fill `totals` [4]."""
@@ -130,7 +141,7 @@ class Call:
         results = (loss, stats, argmax, state)
         options = {"OUTPUTS": self.outputs, "SPLITS": splits} | self.variant
         cross_entropy_fwd_kernel[plan.grid](
-            *self.tensors, totals, *results, top_index, gradient, partial, partial_column, *self.numbers,
+            *self.tensors, self.shifted, totals, *results, top_index, gradient, partial, partial_column, *self.numbers,
             **options, **self.shape, SLOTS=triton.next_power_of_2(max(1, self.top_k)), GRADIENT_SLOTS=self.slots(),
             ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, GRADIENT_DEPTH=min(plan.depth, 32 // self.layout.vec),
             WHOLE_ROW=plan.regime == "rows", GRADIENT=gradient is not None and splits == 1,
@@ -149,11 +160,12 @@ class Call:
     ) -> None:
         """Fill `gradient`."""
         plan = self.plan(MAX_GRADIENT_SPLITS)
+        crowded = self.crowded or self.probabilities  # of these ptxas would spill two words on sm_80
         cross_entropy_bwd_kernel[plan.grid](
-            upstream, *self.tensors, totals, argmax, state, top_index, gradient,
+            upstream, *self.tensors, self.shifted, totals, argmax, state, top_index, gradient,
             upstream.stride(0) if upstream.dim() else 0, *self.numbers, **self.variant, **self.shape,
             SPLITS=plan.splits, SLOTS=self.slots(), ROWS=plan.rows, LANES=plan.lanes,
-            DEPTH=min(plan.depth, 32 // self.layout.vec), **launch_options(self.crowded, plan),
+            DEPTH=min(plan.depth, 32 // self.layout.vec), **launch_options(crowded, plan),
         )  # fmt: skip
 
     def slots(self) -> int:

@@ -67,7 +67,7 @@ def finish(
 
 @triton.jit(do_not_specialize=NOT_SPECIALISED)
 def cross_entropy_fwd_kernel(
-    x_ptr, target_ptr, weight_ptr, token_weight_ptr, mask_ptr, totals_ptr,
+    x_ptr, target_ptr, weight_ptr, token_weight_ptr, mask_ptr, shifted_ptr, totals_ptr,
     loss_ptr, stats_ptr, argmax_ptr, state_ptr, top_index_ptr, dx_ptr, partial_ptr, partial_column_ptr,
     row_stride, offset, target_stride, target_offset, N, V, ignore_index: tl.int64,
     keep: tl.float64, even: tl.float64, lse_square_scale: tl.float64, coef: tl.float64, scale: tl.float64,
@@ -82,6 +82,7 @@ def cross_entropy_fwd_kernel(
     #
     #   x [N, V], row_stride apart, from `offset`      target [N] int64, or probabilities [N, V] with WEIGHTS & 4
     #   weight [V], token_weight [N], mask [N], or None     totals [4]: see the op's schema, as for all results
+    #   shifted: class_weights.py, or None
     #   loss [N]                                       grid (row groups of ROWS, SPLITS)
     #   reads N*V (and once more with TOP_K), N*V of probabilities; writes about 10 N, dx [N, V] with GRADIENT
     #
@@ -91,7 +92,8 @@ def cross_entropy_fwd_kernel(
     )
     tensors = (target_ptr, weight_ptr, token_weight_ptr, mask_ptr, totals_ptr)
     numbers = numbers_as(totals_ptr, keep, even, lse_square_scale, coef)
-    source = (weight_ptr, target_ptr, rows * target_stride + target_offset, numbers[0], numbers[1])
+    shares = rows * target_stride + target_offset
+    source = (weight_ptr, target_ptr, shares, numbers[0], numbers[1], shifted_ptr, (V + VEC - 1) // VEC)
     terms = terms_of_rows(tensors, rows, V, ignore_index, numbers, WEIGHTS & 4 > 0)
     reading = live
     if OUTPUTS == 0:
@@ -160,7 +162,7 @@ def cross_entropy_merge_kernel(
 
 @triton.jit(do_not_specialize=[*NOT_SPECIALISED, "upstream_stride"])
 def cross_entropy_bwd_kernel(
-    upstream_ptr, x_ptr, target_ptr, weight_ptr, token_weight_ptr, mask_ptr, totals_ptr,
+    upstream_ptr, x_ptr, target_ptr, weight_ptr, token_weight_ptr, mask_ptr, shifted_ptr, totals_ptr,
     argmax_ptr, state_ptr, top_index_ptr, dx_ptr,
     upstream_stride, row_stride, offset, target_stride, target_offset, N, V, ignore_index: tl.int64,
     keep: tl.float64, even: tl.float64, lse_square_scale: tl.float64, coef: tl.float64, scale: tl.float64,
@@ -179,7 +181,8 @@ def cross_entropy_bwd_kernel(
     )
     tensors = (target_ptr, weight_ptr, token_weight_ptr, mask_ptr, totals_ptr)
     numbers = numbers_as(totals_ptr, keep, even, lse_square_scale, coef)
-    source = (weight_ptr, target_ptr, rows * target_stride + target_offset, numbers[0], numbers[1])
+    shares = rows * target_stride + target_offset
+    source = (weight_ptr, target_ptr, shares, numbers[0], numbers[1], shifted_ptr, (V + VEC - 1) // VEC)
     terms = terms_of_rows(tensors, rows, V, ignore_index, numbers, WEIGHTS & 4 > 0)
     plane = tl.cast(N, tl.int64)
     cross_entropy_gradient(

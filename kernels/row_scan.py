@@ -81,7 +81,7 @@ def absorb(m, c, s, t, q, k, r, b, x, weights, new, MOMENTS: tl.constexpr, WEIGH
         t += t2
     if WEIGHTS:
         b = moved(b, k + r, m - new)
-        b += tl.sum(tl.sum(tl.where(weights == 0, 0.0, weights * far), axis=3), axis=2)
+        b += tl.sum(tl.sum(weights * tl.where(weights == 0, 0.0, far), axis=3), axis=2)
         under = weights
         if WEIGHTS & 4:
             under = weights * below
@@ -157,7 +157,7 @@ def start_lanes(edge, edge_column, in_edge, source, WEIGHTS: tl.constexpr, STABL
     k, r, b = tl.zeros_like(s), tl.zeros_like(s), tl.zeros_like(s)
     if WEIGHTS:
         weights = weights_at(edge_column, in_edge, edge, source[2][None, :], source, WEIGHTS)
-        b = tl.where(seen | (weights == 0), 0.0, -float("inf"))
+        b = tl.where(seen | (weights == 0), 0.0, -float("inf")).to(edge.dtype)
         if STABLE and not WEIGHTS & 4:
             b = tl.where(weights == 0, 0.0, weights * log_sigma(edge))
         r = weights

@@ -85,6 +85,7 @@ def test_a_cpu_schedule_has_the_threads_and_rows_of_the_call():
         ("softmax_stats", {"logits": (2, 9001)}, torch.float32, "loop", {"outputs": ("top_k_mass",), "top_k": 2}),
         ("cross_entropy", {"logits": (20, 3000)}, torch.float32, "loop", {}),
         ("cross_entropy", {"logits": (2, 9001)}, torch.float32, "split", {"reduction": "none"}),
+        ("cross_entropy", {"logits": (20, 3001), "weight": (3001,)}, torch.float32, "loop", {"label_smoothing": 0.1}),
         ("kl_div", {"logits": (100, 257)}, torch.float32, "rows", {}),
         ("kl_div", {"logits": (2, 9001)}, torch.float32, "split", {"reduction": "none"}),
     ],
@@ -96,6 +97,8 @@ def test_gpu_kernels_are_those_that_the_call_launches(op, shapes, dtype, regime,
     logits = torch.randn(shapes["logits"], device=DEVICE).to(dtype).requires_grad_()
     target = torch.zeros(logits.shape[0], dtype=torch.int64, device=DEVICE)
     tensors = {"softmax_stats": {"target": target}, "cross_entropy": {"target": target}}
+    if "weight" in shapes:
+        tensors["cross_entropy"]["weight"] = torch.ones(shapes["weight"], device=DEVICE)
     tensors["kl_div"] = {"ref_logits": logits.detach() + 1}
     with fluxcore.backend("triton"):
         result = OPS[op].function(logits, **tensors[op], **options)

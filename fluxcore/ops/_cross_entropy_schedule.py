@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fluxcore.ops._row_schedule import row_walk
+from fluxcore.ops._row_schedule import has_edges, row_walk
 from fluxcore.schedule import Launch, Machine, OpCall, nbytes
 
 _ROW_INPUTS = ("target", "weight", "token_weight", "penalty_mask")
@@ -24,12 +24,24 @@ def cross_entropy_fwd(call: OpCall, machine: Machine) -> list[Launch]:
             bytes_read=_read_by_totals(call),
             bytes_written=nbytes(totals),
         ),
+        *_shifted_weights(call, machine),
         *_rows(call, machine, row_losses),
     ]
     if reduces:
         name = "sum of rows" if cpp else "cross_entropy_sum_kernel"
         launches.append(Launch(kernel=name, bytes_read=row_losses + nbytes(totals), bytes_written=nbytes(loss)))
     return launches
+
+
+def _shifted_weights(call: OpCall, machine: Machine) -> list[Launch]:
+    """Class weights that every row sums, copied so that each row reads them by aligned vectors."""
+    logits, weight = call.inputs["logits"], call.inputs["weight"]
+    if machine.backend == "cpp" or weight is None or not _has_shares(call) or not has_edges(logits):
+        return []
+    vec = 16 // logits.element_size()
+    written = (logits.shape[1] + vec - 1) // vec * vec * vec * weight.element_size()
+    name = "shift_weights_kernel"
+    return [Launch(kernel=name, bytes_read=nbytes(weight), bytes_written=written, workspace_bytes=written)]
 
 
 def _read_by_totals(call: OpCall) -> int:
@@ -85,9 +97,9 @@ def _rows(call: OpCall, machine: Machine, row_losses: int) -> list[Launch]:
 
 
 def cross_entropy_bwd(call: OpCall, machine: Machine) -> list[Launch]:
-    """One read of the logits, one write of their gradient."""
+    """One read of the logits, one write of their gradient; class weights are copied again."""
     saved = nbytes(*(call.inputs[name] for name in ("upstream", "argmax", "state", "top_index", "totals")))
-    return [_gradient(call, machine, saved, nbytes(*call.results))]
+    return [*_shifted_weights(call, machine), _gradient(call, machine, saved, nbytes(*call.results))]
 
 
 def _gradient(call: OpCall, machine: Machine, saved_bytes: int, gradient_bytes: int) -> Launch:
@@ -141,4 +153,5 @@ def _threads(call: OpCall, machine: Machine) -> int | None:
     from fluxcore.kernels.cross_entropy import is_crowded, threads_to_read_twice
 
     logits = call.inputs["logits"]
-    return threads_to_read_twice(logits, is_crowded(logits, call.inputs["top_k"], call.inputs["softcap"]))
+    options = (call.inputs[name] for name in ("link", "top_k", "softcap"))
+    return threads_to_read_twice(logits, is_crowded(logits, call.inputs["target"], *options))

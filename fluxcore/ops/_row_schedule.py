@@ -17,6 +17,12 @@ class Walk(NamedTuple):
     """Programs a row."""
 
 
+def has_edges(logits: Tensor) -> bool:
+    """Whether a row of `logits` [N, V] with an aligned address begins or ends inside a 16-byte vector."""
+    vec = 16 // logits.element_size()
+    return bool(logits.stride(0) % vec or logits.shape[1] % vec)
+
+
 def row_walk(logits: Tensor, machine: Machine, *, max_splits: int, threads: int | None = None) -> Walk:
     """The walk over `logits` [N, V] with an aligned address; asks the code that the kernels themselves ask.
 
@@ -28,9 +34,7 @@ def row_walk(logits: Tensor, machine: Machine, *, max_splits: int, threads: int 
         return Walk("threads", f"{machine.threads} threads, {rows} rows at a time", 1)
     from fluxcore.kernels.rows import THREADS, plan_rows
 
-    vec = 16 // logits.element_size()
-    edges = bool(logits.stride(0) % vec or V % vec)
-    plan = plan_rows(N, V, logits.element_size(), edges, machine.programs, max_splits, threads or THREADS)
+    plan = plan_rows(N, V, logits.element_size(), has_edges(logits), machine.programs, max_splits, threads or THREADS)
     grid = " x ".join(map(str, plan.grid))
     each = f"{plan.rows} rows a program" if plan.splits == 1 else f"{plan.splits} programs a row"
     return Walk(plan.regime, f"grid {grid}, {each}", plan.splits)

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from fluxcore.kernels.class_weights import launch_shift_weights
 from fluxcore.kernels.cross_entropy import Call, threads_to_read_twice
 from fluxcore.kernels.row_gradient import MAX_SPLITS
+from fluxcore.kernels.rows import row_layout
 from fluxcore.kernels.scale import launch_scale_
 
 import fluxcore
@@ -52,6 +54,30 @@ def test_rows_of_a_larger_whole_use_the_divisors_given(shape):
         backends.forward(*tensors, *options, True, results=results)
     torch.testing.assert_close(results.loss, rows / 8)
     assert results.totals[0] == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(9, 65), (9, 4099), (2, 8193)], ids=str)
+def test_class_weights_meet_their_classes_wherever_a_row_begins(shape, dtype):
+    """Rows of odd length begin at every place in a vector, so that they read every shifted copy."""
+    logits = torch.randn(shape, device=DEVICE).to(dtype)
+    target, weight = torch.randint(shape[1], shape[:1], device=DEVICE), torch.rand(shape[1], device=DEVICE)
+    options = {"weight": weight, "label_smoothing": 0.3}
+    leaves = [tensor.detach().requires_grad_() for tensor in (logits, logits.double())]
+    with fluxcore.backend("triton"):
+        loss = fluxcore.cross_entropy(leaves[0], target, **options)
+    exact = torch.nn.functional.cross_entropy(leaves[1], target, weight.double(), label_smoothing=0.3)
+    torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=0)
+    ours, theirs = (torch.autograd.grad(value, leaf)[0] for value, leaf in zip((loss, exact), leaves, strict=True))
+    torch.testing.assert_close(ours, theirs.to(dtype), rtol=4 * torch.finfo(dtype).eps, atol=1e-9)
+
+
+def test_shifted_weights_begin_at_each_place_in_a_vector():
+    weight = torch.arange(1.0, 12, device=DEVICE)
+    logits = torch.empty(3, 11, dtype=torch.float32, device=DEVICE)
+    shifted = launch_shift_weights(weight, row_layout(logits))
+    assert shifted.tolist() == [[*range(1 + shift, 12), *[0] * (1 + shift)] for shift in range(4)]
+    assert launch_shift_weights(weight[:8], row_layout(logits[:, :8].contiguous())).data_ptr() == weight.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
