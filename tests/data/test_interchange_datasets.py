@@ -2,6 +2,7 @@
 
 import json
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,8 +13,6 @@ import fluxcore.data
 from fluxcore.data import Order, ShardWriter, convert, export
 from fluxcore.data.interchange import pieces
 from fluxcore.errors import CorruptShardError, MalformedInputError
-
-datasets = pytest.importorskip("datasets")
 
 OPTIONS = {"vocab_size": 1000, "chunk_tokens": 4, "format": "datasets"}
 ROWS = [[1, 2, 3, 4, 5], [6], [], [7, 8, 9, 10], [11, 12, 13, 14, 15, 16, 17, 18, 19]]
@@ -197,6 +196,7 @@ BROKEN_EXPORTS = {
     "column": (facts(columns={"x": {"dtype": "float32", "definition": ""}}, sorted_by=None), "one column `x`"),
     "sources": (facts(sources=["web"]), r"`source` must be within \[0, 0\]"),
     "tokenizer": (facts(tokenizer="no"), "is not what an export writes"),
+    "parent": (facts(manifest="0"), "`manifest.parent` must be 32 hexadecimal digits"),
     "huge": (facts(chunk_tokens=1 << 60), "`chunk_tokens` must be within"),
 }
 

@@ -18,7 +18,7 @@ from fluxcore.data.interchange.arrow_folder import TOKENS, column_values, list_a
 from fluxcore.data.interchange.pieces import read_pieces
 from fluxcore.data.manifest import ColumnInfo
 from fluxcore.data.writer import ShardWriter
-from fluxcore.errors import MalformedInputError, require
+from fluxcore.errors import CorruptShardError, MalformedInputError, require
 
 FACTS_FILE = "fluxcore.json"
 _FORMAT = "fluxcore data set in Arrow"
@@ -166,7 +166,7 @@ def restore(folder: Path, facts: Mapping[str, Any], path: Path, **options: Any) 
                     yield chunks, tokens
             if chunks != facts["chunks"]:
                 raise ValueError(f"it has {chunks} rows, {FACTS_FILE} lists {facts['chunks']}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, CorruptShardError) as error:  # the last: a manifest that no reader would accept
         raise MalformedInputError(f"`{folder}` is not what an export writes: {error}", path=folder) from error
 
 
