@@ -89,6 +89,7 @@ class Loader:
             if value < 0:
                 raise ValueError(f"`{name}` must be >= 0, got {value}")
         self.ds, self.order, self.seed = ds, order, seed
+        self.rank, self.world_size = rank, world_size
         self._columns = {name: score_column(ds, name) for name in columns}
         self._where = as_filters(where)
         chunks = select_chunks(ds, subset, self._where)
@@ -148,10 +149,14 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._ran_out:
             self.rewind()
+        yield from self._every(1)
+
+    def _every(self, stride: int) -> Iterator[Batch]:
+        """Every `stride`-th batch from the next one on."""
         end = len(self)
         while self._step < end:
-            batch = self._next_batch()
-            self._step += 1
+            batch = self._next_batch(stride)
+            self._step = min(self._step + stride, end)
             yield batch
         self._ran_out = True
         self._stream = None
@@ -251,12 +256,11 @@ class Loader:
         columns = self._columns | {name: self.ds.column(name) for name in self.order.columns}
         return Explanation(step, ids, epoch, position, {name: values[ids] for name, values in columns.items()})
 
-    def _next_batch(self) -> Batch:
+    def _next_batch(self, stride: int) -> Batch:
         stream = self._stream
-        if stream is None or stream.step != self._step or not stream.in_this_process():
-            self._stream = stream = Stream(
-                self.ds, self._compiled, self._plan, self._step, self._reading, self._substitutes
-            )
+        if stream is None or (stream.step, stream.stride) != (self._step, stride) or not stream.in_this_process():
+            stream = Stream(self.ds, self._compiled, self._plan, self._step, self._reading, self._substitutes, stride)
+            self._stream = stream
         try:
             facts, tokens, targets = stream.next()
         except BaseException:

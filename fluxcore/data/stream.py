@@ -32,7 +32,7 @@ class Reading:
 
 
 class Stream:
-    """The batches of a plan from a step on, `prefetch` of them in work.
+    """Every `stride`-th batch of a plan from a step on, `prefetch` of them in work.
 
     A batch is written once, by a thread of the C++ loader, straight into fresh tensors; from `next` on they are the
     caller's. Threads belong to the process that made the stream: see `in_this_process`.
@@ -46,8 +46,10 @@ class Stream:
         step: int,
         reading: Reading,
         substitutes: Substitutes,
+        stride: int = 1,
     ) -> None:
         self.step = step
+        self.stride = stride
         self._shards = ds._core
         self._order = order
         self._substitutes = substitutes
@@ -81,16 +83,16 @@ class Stream:
             again = True
         if again:
             buffers = self._read_with_substitutes()
-        self.step += 1
+        self.step += self.stride
         self._submit()
         return buffers
 
     def _submit(self) -> None:
         """Ask for the next batch that was not asked for, unless the plan is at its end."""
-        if self._submitted == self._end:
+        if self._submitted >= self._end:
             return
         self._request(self._core, *self._plan.rank_rows(self._submitted))
-        self._submitted += 1
+        self._submitted += self.stride
 
     def _request(self, core: _core.Loader, position: int, rows: int) -> None:
         facts = torch.empty((5, rows), dtype=torch.int64)
