@@ -78,8 +78,7 @@ class ForwardRows {
                                       logits.transform, scan_.value[0]);
     }
     if (probable) outcome.state.mass_rest = sums.mass;
-    const double log_n = std::log1p(s);
-    const Surprise surprise = {.own = probable ? log_n : log_n - result.z_y, .level = log_n};
+    const Surprise surprise = {.own = probable ? result.log_n : result.log_n - result.z_y, .level = result.log_n};
     outcome.loss = target.value(outcome.state, surprise, sums.moment, result.argmax);
     return outcome;
   }

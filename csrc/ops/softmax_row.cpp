@@ -19,6 +19,7 @@ SoftmaxRowResult without_value(double m, double lse, double x_y, std::int64_t ar
           .state = {m, kNan, kNan, kNan, x_y, kNan},
           .argmax = argmax,
           .inside = kNan,
+          .log_n = kNan,
           .z_y = kNan};
 }
 
@@ -61,6 +62,7 @@ SoftmaxRowResult softmax_row_result(const SoftmaxStatsCall& call, const SoftmaxK
                     call.top_k > 0 ? scan.sums.s : 0.0},
           .argmax = argmax,
           .inside = inside,
+          .log_n = log_n,
           .z_y = z_y};
 }
 

@@ -13,6 +13,7 @@ struct SoftmaxRowResult {
   double state[6];
   std::int64_t argmax;
   double inside;  // sum of e^z over the top k (without a top k: the argmax), which has z = 0
+  double log_n;   // log of the sum of e^z, argmax included
   double z_y;     // x_y - m, exactly 0 at the argmax
 };
 
