@@ -15,8 +15,18 @@ def wide_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
+def check_dense(name: str, value: Tensor) -> None:
+    """A tensor with an address and a stride a dim."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"`{name}` must be a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_nested:
+        layout = "a nested tensor" if value.is_nested else value.layout
+        raise TypeError(f"`{name}` must be dense, got {layout}\n\nPass `{name}.to_dense()`, or padded rows.")
+
+
 def check_logits(logits: Tensor) -> None:
     """A floating point tensor with a last dim of at least one class."""
+    check_dense("logits", logits)
     if logits.dtype not in DTYPES:
         raise TypeError(
             f"`logits` must be float32, bfloat16, float16 or float64, got {logits.dtype}"
@@ -54,6 +64,7 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 def checked_classes(name: str, index: Tensor, logits: Tensor) -> Tensor:
     """`index` as int64, one class for each row of `logits`; whether they are within [0, V) is not looked at."""
+    check_dense(name, index)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"`{name}` must hold integer classes, got {index.dtype}")
     check_like_rows(name, index, logits)
@@ -71,7 +82,8 @@ def check_like_rows(name: str, value: Tensor, logits: Tensor) -> None:
 
 
 def check_same_device(name: str, value: Tensor, logits: Tensor) -> None:
-    """On the device of `logits`."""
+    """Dense, and on the device of `logits`."""
+    check_dense(name, value)
     if value.device != logits.device:
         raise ValueError(f"`{name}` must be on the device of `logits`, {logits.device}, got {value.device}")
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fluxcore.ops._checks import (
     check_choice,
+    check_dense,
     check_no_gradient,
     check_same_device,
     check_softcap,
@@ -101,6 +102,7 @@ def _check_plain(
 
 def flat_target(target: Tensor, logits: Tensor, ignore_index: int, return_stats: Collection[str] | None) -> Tensor:
     """[N] int64, or probabilities [N, V]."""
+    check_dense("target", target)
     if not target.is_floating_point():
         return checked_classes("target", target, logits).reshape(-1)
     if target.shape != logits.shape:
