@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fluxcore import reference
 from fluxcore.ops import _cross_entropy_backends as row_kernels
+from fluxcore.ops import _linear_cross_entropy_parts as parts
 from fluxcore.ops._cross_entropy_backends import Options, Results
 from fluxcore.ops._linear_head import (
     Gradients,
@@ -54,7 +55,8 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     arguments, options, plan, (wanted,) = SIGNATURE.split_forward(args)
     if not arguments.target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
-    head = _head(arguments, plan, Wanted(*wanted))
+    wanted = Wanted(*wanted)
+    head = _head(arguments, options, plan, wanted, at_once=any(wanted))
     results = empty_results(arguments, options, plan)
     results.totals.copy_(_totals(arguments, options, results.totals.dtype))
     dead = _dead(arguments, options)
@@ -62,31 +64,50 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     if live is not None:
         for value in (results.loss, results.argmax, results.state, results.top_index):
             value.zero_()
-    rows_loss = results.loss if options.reduction == "none" else results.loss.new_zeros(dead.shape)
+    if head.is_whole:
+        rows_loss = _forward_whole(head, arguments, options, results, dead, live, wanted)
+    else:
+        rows_loss = parts.forward(head, arguments, options, results, dead, live, wanted)
+    results.loss.copy_(rows_loss if options.reduction == "none" else reference.sum_of_rows(rows_loss, results.totals))
+    return *results[:-1], *head.gradients()
+
+
+def _forward_whole(
+    head: LinearHead,
+    arguments: Arguments,
+    options: Options,
+    results: Results,
+    dead: Tensor,
+    live: Tensor | None,
+    wanted: Wanted,
+) -> Tensor:
+    """As `parts.forward`, in chunks of all classes."""
+    rows_loss = torch.zeros_like(results.state[0])
     given = options._replace(reduction="given")
     for rows in head.chunks(live):
         logits = head.logits(rows)
         part = row_kernels.empty_results(logits, given, False)
         part.totals.copy_(results.totals)
         if any(wanted):
-            part = part._replace(gradient=head.gradient_memory(logits.shape[0]))
+            part = part._replace(gradient=head.gradient_memory(logits))
         row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, any(wanted), results=part)
         put(rows_loss, rows, part.loss)
         for whole, own, dim in zip(results[1:5], part[1:5], _ROW_DIMS, strict=True):
             put(whole, rows, own, dim)
         if any(wanted):
             head.add(rows, part.gradient, take(dead, rows) if live is None else None)
-    if options.reduction != "none":
-        results.loss.copy_(reference.sum_of_rows(rows_loss, results.totals))
-    return *results[:-1], *head.gradients()
+    return rows_loss
 
 
 def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_cross_entropy_bwd`: makes the logits of each chunk again."""
     upstream, arguments, saved, options, plan, wanted = SIGNATURE.split_backward(args)
     *by_rows, totals = saved
-    head = _head(arguments, plan, wanted)
+    head = _head(arguments, options, plan, wanted)
     dead = _dead(arguments, options) | (upstream == 0)
+    if not head.is_whole:
+        parts.backward(head, upstream, arguments, options, saved, dead)
+        return head.gradients()
     live = live_rows(dead)
     for rows in head.chunks(live):
         logits = head.logits(rows)
@@ -99,7 +120,7 @@ def backward(*args: Any) -> Gradients:
             *own,
             totals,
             *options,
-            gradient=head.gradient_memory(logits.shape[0]),
+            gradient=head.gradient_memory(logits),
         )
         head.add(rows, gradient, take(dead, rows) if live is None else None)
     return head.gradients()
@@ -112,8 +133,10 @@ def empty_results(arguments: Arguments, options: Options, plan: Plan) -> Results
     return row_kernels.empty_results(logits, options, False)
 
 
-def _head(arguments: Arguments, plan: Plan, wanted: Wanted) -> LinearHead:
-    return LinearHead(*arguments[:3], plan, wanted, buffers=2 if any(wanted) else 1)
+def _head(arguments: Arguments, options: Options, plan: Plan, wanted: Wanted, *, at_once: bool = False) -> LinearHead:
+    mergeable = parts.is_mergeable(options, arguments.target)
+    buffers = 2 if any(wanted) else 1
+    return LinearHead(*arguments[:3], plan, wanted, buffers=buffers, mergeable=mergeable, at_once=at_once)
 
 
 def _dead(arguments: Arguments, options: Options) -> Tensor:

@@ -1,6 +1,6 @@
-"""Logits X W^T + b of some rows at a time, and the gradients by X, W and b of what is made of them.
+"""Logits X W^T + b of some rows and classes at a time, and the gradients by X, W and b of what is made of them.
 
-Letters: N rows, V classes, D hidden size, C rows of a chunk.
+Letters: N rows, V classes, D hidden size, C rows and K classes of a chunk.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fluxcore.ops._linear_schedule import Passes, rows_of_chunk
+from fluxcore.ops._linear_schedule import Passes, Request, extra_columns, tile_of
 
 Rows = slice | Tensor
 """Rows of a chunk: a range, or their indices."""
@@ -21,6 +21,8 @@ class Plan(NamedTuple):
     workspace_bytes: int
     """0: the default."""
     rows: int
+    """0: chosen."""
+    classes: int
     """0: chosen."""
     accumulate: torch.dtype | None
     """None: at least float32."""
@@ -47,14 +49,14 @@ class Gradients(NamedTuple):
     """[V]"""
 
 
-PLAN_SCHEMA = "int workspace_bytes, int rows, ScalarType? accumulate, ScalarType? compute_dtype"
+PLAN_SCHEMA = "int workspace_bytes, int rows, int classes, ScalarType? accumulate, ScalarType? compute_dtype"
 
 
 class LinearHead:
     """The products of one forward or backward pass.
 
-    Memory for the logits of a chunk and for their gradient is taken once. A gradient by the weight is summed over the
-    chunks in float32 at least, so that its rounding does not grow with their number.
+    Memory for the logits of a chunk and for their gradient is taken once. A gradient is summed over the chunks in
+    float32 at least, so that its rounding does not grow with their number.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class LinearHead:
         *,
         buffers: int,
         others: int = 0,
+        mergeable: bool = False,
+        at_once: bool = False,
     ) -> None:
         """`hidden` [N, D], `weight` [V, D], `bias` [V]; `buffers` is 2 if the gradient of the logits is made.
 
-        The workspace also has to hold the logits of `others` heads.
+        The workspace also has to hold the logits of `others` heads. `mergeable` and `at_once` are as in `Passes`.
         """
         dtype = plan.compute_dtype or hidden.dtype
         self._hidden, self._original = hidden, Gradients(hidden, weight, weight if bias is None else bias)
@@ -79,56 +83,82 @@ class LinearHead:
         self._bias = None if bias is None else bias.to(dtype)
         self._accumulate = plan.accumulate or torch.promote_types(dtype, torch.float32)
         N, V = hidden.shape[0], weight.shape[0]
-        passes = Passes(wanted.input, wanted.weight, buffers + others)
-        self.chunk = rows_of_chunk(
-            N, V, dtype, hidden.device.type, passes, plan.workspace_bytes, plan.rows, self._accumulate
-        )
-        self._logits = torch.empty((min(self.chunk, N), V), dtype=dtype, device=hidden.device)
-        self._gradient = torch.empty((min(self.chunk, N) if buffers == 2 else 0, V), dtype=dtype, device=hidden.device)
+        passes = Passes(wanted.input, wanted.weight, buffers + others, mergeable, at_once)
+        request = Request(plan.workspace_bytes, plan.rows, plan.classes)
+        self.tile = tile_of(N, V, dtype, hidden.device.type, passes, request, self._accumulate)
+        self.count, self.classes, self.device = N, V, hidden.device
+        self.is_whole = self.tile.classes == V
+        """Whether chunks have all classes."""
+        self._extra = 0 if self.is_whole else extra_columns(dtype, passes.buffers)
+        count = min(self.tile.rows, N) * (self.tile.classes + self._extra)
+        self._logits = torch.empty(count, dtype=dtype, device=hidden.device)
+        self._gradient = torch.empty(count if buffers == 2 else 0, dtype=dtype, device=hidden.device)
         self._sums = Gradients(
-            torch.zeros_like(hidden) if wanted.input else hidden.new_empty((0, hidden.shape[1])),
-            self._zeros(weight, wanted.weight),
-            self._zeros(self._original.bias, wanted.bias),
+            self._zeros(hidden, wanted.input, hidden.dtype if self.is_whole else self._accumulate),
+            self._zeros(weight, wanted.weight, self._accumulate),
+            self._zeros(self._original.bias, wanted.bias, self._accumulate),
         )
 
-    def _zeros(self, like: Tensor, wanted: bool) -> Tensor:
+    def _zeros(self, like: Tensor, wanted: bool, dtype: torch.dtype) -> Tensor:
         shape = like.shape if wanted else (0, *like.shape[1:])
-        return torch.zeros(shape, dtype=self._accumulate, device=like.device)
+        return torch.zeros(shape, dtype=dtype, device=like.device)
 
     def chunks(self, live: Tensor | None) -> Iterator[Rows]:
         """Chunks of all rows, or of the rows [L] whose indices are given."""
         if live is None:
-            N = self._hidden.shape[0]
-            yield from (slice(start, min(start + self.chunk, N)) for start in range(0, N, self.chunk))
+            yield from _slices(self._hidden.shape[0], self.tile.rows)
         else:
-            yield from live.split(self.chunk) if live.shape[0] else ()
+            yield from live.split(self.tile.rows) if live.shape[0] else ()
 
-    def logits(self, rows: Rows) -> Tensor:
-        """[C, V], in memory that the next chunk overwrites."""
-        x = take(self._hidden, rows).to(self._dtype)
-        out = self._logits[: x.shape[0]]
+    def class_chunks(self) -> Iterator[slice]:
+        """Ranges of classes, in order."""
+        return _slices(self._weight.shape[0], self.tile.classes)
+
+    def logits(self, rows: Rows, classes: slice = slice(None), *, extra: bool = False) -> Tensor:
+        """[C, K], in memory that the next chunk overwrites; with `extra`, columns of -inf behind them."""
+        x, weight = take(self._hidden, rows).to(self._dtype), self._weight[classes]
+        K = weight.shape[0]
+        columns = K + (self._extra if extra else 0)
+        memory = self._logits[: x.shape[0] * columns].view(x.shape[0], columns)
+        if extra:
+            memory[:, K:] = -torch.inf
         if self._bias is None:
-            return torch.mm(x, self._weight.t(), out=out)
-        return torch.addmm(self._bias, x, self._weight.t(), out=out)
+            torch.mm(x, weight.t(), out=memory[:, :K])
+        else:
+            torch.addmm(self._bias[classes], x, weight.t(), out=memory[:, :K])
+        return memory
 
-    def gradient_memory(self, count: int) -> Tensor:
-        """[count, V], for the gradient of the logits of `count` rows."""
-        return self._gradient[:count]
+    def gradient_memory(self, logits: Tensor) -> Tensor:
+        """For the gradient of the logits of a chunk, of their shape."""
+        return self._gradient[: logits.numel()].view(logits.shape)
 
-    def add(self, rows: Rows, gradient: Tensor, dead: Tensor | None) -> None:
-        """Take in the gradient [C, V] of the logits of `rows`, which is 0 at the rows `dead` [C], whatever X holds."""
+    def add(self, rows: Rows, gradient: Tensor, dead: Tensor | None, classes: slice = slice(None)) -> None:
+        """Take in the gradient [C, K] of the logits of `rows`, which is 0 at the rows `dead` [C], whatever X holds."""
         if self._wanted.input:
-            put(self._sums.input, rows, torch.mm(gradient, self._weight))
+            self._add_to_input(rows, gradient, self._weight[classes])
         if self._wanted.weight:
             x = take(self._hidden, rows).to(self._dtype)
             x = x if dead is None else x.masked_fill(dead.unsqueeze(1), 0)
-            _add_product(self._sums.weight, gradient, x)
+            _add_product(self._sums.weight[classes], gradient, x)
         if self._wanted.bias:
-            self._sums.bias.add_(gradient.sum(0, dtype=self._accumulate))
+            self._sums.bias[classes].add_(gradient.sum(0, dtype=self._accumulate))
+
+    def _add_to_input(self, rows: Rows, gradient: Tensor, weight: Tensor) -> None:
+        if self.is_whole:
+            put(self._sums.input, rows, torch.mm(gradient, weight))
+        else:
+            sums = take(self._sums.input, rows)
+            _add_product(sums, gradient.t(), weight)
+            if isinstance(rows, Tensor):
+                put(self._sums.input, rows, sums)
 
     def gradients(self) -> Gradients:
         """In the dtypes of input, weight and bias."""
         return Gradients(*(value.to(like.dtype) for value, like in zip(self._sums, self._original, strict=True)))
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Gradients:

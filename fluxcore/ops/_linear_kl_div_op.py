@@ -102,7 +102,7 @@ def backward(*args: Any) -> Gradients:
             take(state, rows, 1).contiguous(),
             totals,
             *options,
-            gradient=policy.gradient_memory(logits.shape[0]),
+            gradient=policy.gradient_memory(logits),
         )
         policy.add(rows, gradient, take(dead, rows) if live is None else None)
     return policy.gradients()
@@ -112,7 +112,7 @@ def _heads(arguments: _Arguments, plan: Plan, wanted: Wanted, *, buffers: int) -
     """The policy's and the reference's, with chunks of the same rows."""
     shared = plan._replace(compute_dtype=plan.compute_dtype or arguments.input.dtype)
     policy = LinearHead(*arguments[:3], shared, wanted, buffers=buffers, others=1)
-    ref = LinearHead(*arguments[3:6], shared._replace(rows=policy.chunk), _NOTHING, buffers=1)
+    ref = LinearHead(*arguments[3:6], shared._replace(rows=policy.tile.rows), _NOTHING, buffers=1)
     return policy, ref
 
 

@@ -1,12 +1,16 @@
-"""How the linear ops cut their rows into chunks: the cost model, and what a caller may say instead.
+"""How the linear ops cut their logits into chunks: the cost model, and what a caller may say instead.
 
-Letters: N rows, V classes, D hidden size, C rows of a chunk. The logits of a chunk live in a workspace. Each chunk
-reads the weight once a matrix product that needs it, and reads and writes the weight's gradient, however few rows it
-has: against 2 V D operations a row and product that is an overhead of
+Letters: N rows, V classes, D hidden size; C rows and K classes of a chunk, whose logits live in a workspace. Each chunk
+reads its classes' part of the weight once a matrix product that needs it, and reads and writes that of the weight's
+gradient, however few rows it has; and so its rows' part of the input, however few classes. Against 2 C K D operations a
+product that is an overhead of
 
     (weight bytes x products with the weight + 2 x bytes of its gradient) x balance / (2 x products x C)
+    + (input bytes x products with the input + 2 x bytes of its gradient) x balance / (2 x products x K)
 
-where the balance is the rate of matrix products over the bandwidth of memory, in operations a byte.
+where the balance is the rate of matrix products over the bandwidth of memory, in operations a byte. With all classes in
+a chunk (K = V) nothing has to be merged, and a scalar loss can make its gradients while the logits are there; with
+fewer, they are known only once all chunks of a row have been seen, and the logits are made again.
 """
 
 import math
@@ -17,7 +21,8 @@ import torch
 
 _WORKSPACE_BYTES = {"cpu": 176 << 20, "cuda": 1 << 30}
 _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
-_ROWS_MULTIPLE = 64  # of a chunk; the tile of a matrix product
+_MULTIPLE = 64  # of rows and classes of a chunk; the tile of a matrix product
+_WORTH_MERGING = 1.1  # times as long must chunks of all classes take for fewer to be taken
 _BALANCE = {"cpu": 8.0, "half": 184.0, "wide": 15.0}  # of an H200: 790 TFLOP/s in half precision, 4.3 TB/s
 
 
@@ -31,16 +36,19 @@ class LinearOptions:
     """
 
     workspace_bytes: int | None = None
-    """Most memory for the logits of a chunk of rows, and their gradient; None for 176 MiB on a CPU and 1 GiB on a GPU,
-    or what one row needs, if that is more."""
+    """Most memory for the logits of a chunk, and their gradient; None for 176 MiB on a CPU and 1 GiB on a GPU, or what
+    one row needs, if that is more."""
     rows: int | None = None
     """Rows of a chunk; None: chosen by the cost model."""
+    classes: int | None = None
+    """Classes of a chunk; None: all if `rows` is given, else chosen by the cost model. Label smoothing, class
+    probabilities, StableMax, top-k mass and divergences need a row whole, and cannot have fewer than all."""
     accumulate: torch.dtype | None = None
     """In which the gradients of weight and bias are summed over the chunks; None for float32, or float64 for float64
     input."""
 
     def __post_init__(self) -> None:
-        for name in ("workspace_bytes", "rows"):
+        for name in ("workspace_bytes", "rows", "classes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be >= 1, or None to have it chosen, got {value}")
@@ -55,36 +63,110 @@ class Passes(NamedTuple):
     weight_gradient: bool
     buffers: int
     """Times the logits of a chunk that the workspace holds: 1, or 2 with their gradient."""
+    mergeable: bool = False
+    """Whether a row's results can be merged from those of chunks of its classes."""
+    at_once: bool = False
+    """Whether gradients are made along with results, which chunks of all classes can do from the same logits."""
+
+    def products(self, merging: bool = False) -> int:
+        """Matrix products."""
+        return 1 + self.input_gradient + self.weight_gradient + (self.at_once and merging)
+
+    def overhead_bytes(self, dtype: torch.dtype, accumulate: torch.dtype) -> tuple[int, int]:
+        """Moved for an element of the weight, and for one of the input, once a chunk."""
+        by_weight = (1 + self.input_gradient) * dtype.itemsize + 2 * self.weight_gradient * accumulate.itemsize
+        by_input = (1 + self.weight_gradient) * dtype.itemsize + 2 * self.input_gradient * accumulate.itemsize
+        return by_weight, by_input
+
+
+class Tile(NamedTuple):
+    """Size of a chunk of logits."""
+
+    rows: int
+    """C"""
+    classes: int
+    """K"""
+
+
+class Request(NamedTuple):
+    """What a caller said; 0 for nothing."""
+
+    workspace_bytes: int
+    rows: int
+    classes: int
+
+
+def tile_of(
+    N: int, V: int, dtype: torch.dtype, device_type: str, passes: Passes, request: Request, accumulate: torch.dtype
+) -> Tile:
+    """The chunks of a pass: of all classes, unless the workspace is too small for them or fewer take less time."""
+    whole = Tile(rows_of_chunk(N, V, dtype, device_type, passes, request, accumulate), V)
+    if not passes.mergeable or N == 0 or (request.rows and not request.classes):
+        return whole
+    room = (request.workspace_bytes or default_workspace_bytes(device_type)) // (dtype.itemsize * passes.buffers)
+    extra = extra_columns(dtype, passes.buffers)
+    if request.classes:
+        if request.classes >= V:
+            return whole
+        return Tile(request.rows or max(1, min(N, room // (request.classes + extra))), request.classes)
+    part = _part_of_classes(N, V, dtype, device_type, passes, room, accumulate)
+    fits = room >= V or not request.workspace_bytes
+    times = [relative_time(tile, V, dtype, device_type, passes, accumulate) for tile in (whole, part)]
+    return whole if part.classes >= V or (fits and times[0] <= _WORTH_MERGING * times[1]) else part
+
+
+def _part_of_classes(
+    N: int, V: int, dtype: torch.dtype, device_type: str, passes: Passes, room: int, accumulate: torch.dtype
+) -> Tile:
+    """The chunk of at most `room` logits that has the least overhead, or a smaller one whose overhead is negligible."""
+    by_weight, by_input = passes.overhead_bytes(dtype, accumulate)
+    enough = balance(dtype, device_type) / (2 * passes.products(True) * _LEAST_OVERHEAD)
+    extra = extra_columns(dtype, passes.buffers)
+    most_rows = max(1, room // (_MULTIPLE + extra))
+    rows = min(N, most_rows, math.ceil(by_weight * enough), math.ceil(math.sqrt(room * by_weight / by_input)))
+    rows = _even(N, rows)
+    classes = min(V, room // rows - extra, max(_MULTIPLE, math.ceil(by_input * enough)))
+    if classes > _MULTIPLE:
+        classes -= classes % _MULTIPLE  # else the products of all chunks but few have ragged edges
+    return Tile(rows, _even(V, max(1, classes)))
+
+
+def _even(count: int, most: int) -> int:
+    """At most `most`, such that no chunk of `count` is much smaller than the others."""
+    even = math.ceil(count / math.ceil(count / most))
+    return min(most, math.ceil(even / _MULTIPLE) * _MULTIPLE)
+
+
+def relative_time(
+    tile: Tile, V: int, dtype: torch.dtype, device_type: str, passes: Passes, accumulate: torch.dtype
+) -> float:
+    """Of a pass in such chunks, in units of one matrix product."""
+    products = passes.products(tile.classes < V)
+    by_weight, by_input = passes.overhead_bytes(dtype, accumulate)
+    moved = by_weight / tile.rows + by_input / tile.classes
+    return products + moved * balance(dtype, device_type) / 2
+
+
+def extra_columns(dtype: torch.dtype, buffers: int) -> int:
+    """Of a chunk of fewer than all classes: where a gradient is made, the largest logit and the target's come along.
+
+    As many as keep rows 16 bytes apart.
+    """
+    return max(2, 16 // dtype.itemsize) if buffers > 1 else 0
 
 
 def rows_of_chunk(
-    N: int,
-    V: int,
-    dtype: torch.dtype,
-    device_type: str,
-    passes: Passes,
-    workspace_bytes: int,
-    rows: int,
-    accumulate: torch.dtype,
+    N: int, V: int, dtype: torch.dtype, device_type: str, passes: Passes, request: Request, accumulate: torch.dtype
 ) -> int:
-    """C, at least 1. `workspace_bytes` and `rows` are 0 to have them chosen."""
-    if rows:
-        return max(1, min(rows, N))
+    """C of chunks of all classes, at least 1."""
+    if request.rows:
+        return max(1, min(request.rows, N))
     bytes_of_row = row_bytes(V, dtype, passes)
-    fitting = max(1, (workspace_bytes or default_workspace_bytes(device_type)) // bytes_of_row)
-    most = min(N, fitting, rows_enough(dtype, device_type, passes, accumulate))
-    if most < 1:
-        return 1
-    even = math.ceil(N / math.ceil(N / most))  # no chunk much smaller than the others
-    return min(most, math.ceil(even / _ROWS_MULTIPLE) * _ROWS_MULTIPLE)
-
-
-def rows_enough(dtype: torch.dtype, device_type: str, passes: Passes, accumulate: torch.dtype) -> int:
-    """Rows of a chunk beyond which the overhead of chunks is negligible."""
-    with_weight = 1 + passes.input_gradient
-    products = with_weight + passes.weight_gradient
-    bytes_of_weight = with_weight * dtype.itemsize + 2 * passes.weight_gradient * accumulate.itemsize
-    return math.ceil(bytes_of_weight * balance(dtype, device_type) / (2 * products * _LEAST_OVERHEAD))
+    fitting = max(1, (request.workspace_bytes or default_workspace_bytes(device_type)) // bytes_of_row)
+    by_weight, _ = passes.overhead_bytes(dtype, accumulate)
+    enough = math.ceil(by_weight * balance(dtype, device_type) / (2 * passes.products() * _LEAST_OVERHEAD))
+    most = min(N, fitting, enough)
+    return _even(N, most) if most >= 1 else 1
 
 
 def balance(dtype: torch.dtype, device_type: str) -> float:
@@ -109,16 +191,28 @@ def check_options(options: LinearOptions | None, V: int, dtype: torch.dtype, pas
 
     Raises:
         TypeError: not `LinearOptions`.
-        ValueError: the workspace is too small for one row, or for the rows asked for.
+        ValueError: the workspace is too small for one row, or for the rows and classes asked for, or these cannot be
+            fewer than all.
     """
     options = LinearOptions() if options is None else options
     if not isinstance(options, LinearOptions):
         raise TypeError(f"`options` must be a LinearOptions, or None for the defaults, got {type(options).__name__}")
-    least = row_bytes(V, dtype, passes) * (options.rows or 1)
-    if options.workspace_bytes is not None and options.workspace_bytes < least:
+    if options.classes is not None and not passes.mergeable and options.classes < V:
+        raise ValueError(
+            f"`options.classes` must be None, or all {V}, got {options.classes}: label smoothing, class probabilities, "
+            "StableMax, top-k mass and divergences need a row whole"
+        )
+    if options.workspace_bytes is None:
+        return options
+    classes = min(V, options.classes or V)
+    if passes.mergeable and options.classes is None and options.rows is None:
+        classes = min(V, _MULTIPLE)
+    extra = extra_columns(dtype, passes.buffers) if classes < V else 0
+    least = row_bytes(classes + extra, dtype, passes) * (options.rows or 1)
+    if options.workspace_bytes < least:
         what = "one row" if options.rows is None else f"`rows` = {options.rows}"
         raise ValueError(
-            f"`options.workspace_bytes` must be at least {least} for {what} of {V} classes in {dtype}"
+            f"`options.workspace_bytes` must be at least {least} for {what} of {classes} classes in {dtype}"
             f"{', and their gradient' if passes.buffers == 2 else ''}, got {options.workspace_bytes}"
         )
     return options

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.library import Library
 
 from fluxcore.ops import _softmax_stats_backends as row_kernels
+from fluxcore.ops._cross_entropy_backends import output_names
 from fluxcore.ops._linear_head import (
     PLAN_SCHEMA,
     Gradients,
@@ -25,6 +26,7 @@ from fluxcore.ops._linear_head import (
     take_or_none,
 )
 from fluxcore.ops._linear_op import LinearOp, Signature
+from fluxcore.ops._linear_row_parts import RowParts, Statistics, add_gradients, rows_over_all_classes, statistics_of
 
 _ROW_DIMS = (1, 0, 1, 0)  # of stats, argmax, state, top_index
 
@@ -66,8 +68,11 @@ _library.define(
 def forward(*args: Any) -> row_kernels.Results:
     """Implementation of `fluxcore::linear_softmax_stats_fwd` for every device."""
     arguments, options, plan, _ = _signature.split_forward(args)
-    head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), buffers=1)
+    head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), buffers=1, mergeable=options.top_k == 0)
     results = _empty_results(arguments, options, plan)
+    if not head.is_whole:
+        parts = rows_over_all_classes(head, arguments.target, _statistics(options), None)
+        return _put_parts(parts, arguments.target, options, results)
     for rows in head.chunks(None):
         part = row_kernels.forward(head.logits(rows), take_or_none(arguments.target, rows), *options)
         for whole, own, dim in zip(results, part, _ROW_DIMS, strict=True):
@@ -78,8 +83,14 @@ def forward(*args: Any) -> row_kernels.Results:
 def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_softmax_stats_bwd`: rows whose upstream gradients are all 0 are left out."""
     grads, arguments, saved, options, plan, wanted = _signature.split_backward(args)
-    head = LinearHead(*arguments[:3], plan, wanted, buffers=2)
+    head = LinearHead(*arguments[:3], plan, wanted, buffers=2, mergeable=options.top_k == 0)
     dead = (grads == 0).all(0)
+    if not head.is_whole:
+        argmax, state, _ = saved
+        m, s, t, spread, x_y, _ = state.double()
+        parts = RowParts(m, s, t, spread, x_y, argmax)
+        add_gradients(head, grads, arguments.target, parts, _statistics(options), dead)
+        return head.gradients()
     live = live_rows(dead)
     for rows in head.chunks(live):
         logits = head.logits(rows)
@@ -94,10 +105,27 @@ def backward(*args: Any) -> Gradients:
             state,
             top_index,
             *options,
-            head.gradient_memory(logits.shape[0]),
+            head.gradient_memory(logits),
         )
         head.add(rows, gradient, take(dead, rows) if live is None else None)
     return head.gradients()
+
+
+def _statistics(options: _Options) -> Statistics:
+    return Statistics(options.outputs, options.temperature, options.softcap)
+
+
+def _put_parts(
+    parts: RowParts, target: Tensor | None, options: _Options, results: row_kernels.Results
+) -> row_kernels.Results:
+    """Fill the results as the row kernels do."""
+    stats, argmax, state, _ = results
+    every = statistics_of(parts, target)
+    for to, name in zip(stats, output_names(options.outputs), strict=True):
+        to.copy_(getattr(every, name))
+    argmax.copy_(parts.argmax)
+    state.copy_(torch.stack((*parts[:5], torch.zeros_like(parts.m))))
+    return results
 
 
 def _empty_results(arguments: _Arguments, options: _Options, plan: Plan, *_: object) -> row_kernels.Results:

@@ -11,6 +11,7 @@ from fluxcore.ops._cross_entropy_backends import output_names
 from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, flat_target
 from fluxcore.ops._linear_checks import check_linear, logits_stand_in, plan_of
 from fluxcore.ops._linear_cross_entropy_op import linear_cross_entropy_fwd
+from fluxcore.ops._linear_cross_entropy_parts import is_mergeable
 from fluxcore.ops._linear_head import Wanted
 from fluxcore.ops._linear_op import compute_dtype_of
 from fluxcore.ops._linear_schedule import LinearOptions, Passes
@@ -90,7 +91,9 @@ def linear_cross_entropy(
     The loss, its options, its rows that do not count and its statistics are those of `cross_entropy` on the logits
     that `torch.nn.functional.linear` would give, up to the rounding of the matrix products. A scalar loss makes its
     gradients while the logits are there, in 6 N V D operations; with reduction "none", in float16 and in a second
-    backward pass the logits are made again, in 8 N V D. The gradient of an argument that needs none is not made.
+    backward pass the logits are made again, in 8 N V D; and so they are where the workspace holds too few rows, and
+    chunks have fewer than all classes (see `LinearOptions.classes`). The gradient of an argument that needs none is not
+    made.
 
     Rows that do not count get no matrix product on a CPU, nor do rows whose upstream gradient is 0 (unless
     `return_stats` asks for the statistics of every row). On a GPU, where to know their number would mean to wait, they
@@ -149,16 +152,20 @@ def linear_cross_entropy(
     dtype = compute_dtype_of(input)
     wanted = _gradients_now(input, linear_weight, linear_bias, reduction, dtype)
     needed = torch.is_grad_enabled() and (input.requires_grad or linear_weight.requires_grad)
+    flat = flat_target(target, logits, ignore_index, return_stats)
+    passes = Passes(
+        wanted.input, wanted.weight, 2 if needed else 1, is_mergeable(row_options, flat), at_once=any(wanted)
+    )
     results = linear_cross_entropy_fwd(
         input if input.dim() == 2 else input.reshape(shape.numel(), input.shape[-1]),
         linear_weight,
         linear_bias,
-        flat_target(target, logits, ignore_index, return_stats),
+        flat,
         checked_class_weights(weight, logits),
         checked_row_weights("token_weight", token_weight, logits),
         checked_row_weights("penalty_mask", penalty_mask, logits),
         *row_options,
-        *plan_of(options, logits.shape[-1], dtype, Passes(wanted.input, wanted.weight, 2 if needed else 1)),
+        *plan_of(options, logits.shape[-1], dtype, passes),
         wanted,
     )
     loss: Tensor = results[0].reshape(shape) if reduction == "none" else results[0]

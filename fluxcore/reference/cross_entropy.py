@@ -250,14 +250,14 @@ def cross_entropy_grad(
         row = row_state(x, penalty.k if penalty is not None else None)
         by_lse = scale / totals[1] * 2 * lse_square_scale * (row.m + row.s.log1p()) if lse_square_scale else None
         by_penalty = torch.where((totals[2] == 0) | (mask == 0), 0, scale * mask / totals[2])
-        gradient = gradient + softmax_stats_grad(_stats_grads(by_lse, by_penalty, penalty), x, row, None)
+        gradient = gradient + softmax_stats_grad(loss_by_stats(by_lse, by_penalty, penalty), x, row, None)
     gradient = torch.where(invalid.unsqueeze(-1), torch.nan, gradient) / temperature
     if softcap is not None:
         gradient = gradient / (logits.to(x.dtype) / softcap).cosh().square()
     return torch.where((x == -torch.inf) | (scale == 0).unsqueeze(-1), 0, gradient)
 
 
-def _stats_grads(by_lse: Tensor | None, by_penalty: Tensor, penalty: Sharpness | None) -> SoftmaxStats:
+def loss_by_stats(by_lse: Tensor | None, by_penalty: Tensor, penalty: Sharpness | None) -> SoftmaxStats:
     """The upstream gradients of the statistics that z-loss and penalty are made of."""
     if penalty is None:
         return SoftmaxStats(lse=by_lse)

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fluxcore
 from fluxcore.ops import _linear_cross_entropy_passes as ce_passes
+from fluxcore.ops import _linear_row_parts as row_parts
 from fluxcore.ops import _linear_softmax_stats_op as stats_passes
 from fluxcore.ops._cross_entropy_backends import BACKENDS, Options
 from fluxcore.ops.cross_entropy import cross_entropy
@@ -19,7 +20,7 @@ from fluxcore.target_check import check_targets
 device = device_fixture(BACKENDS)
 F = torch.nn.functional
 ops = torch.ops.fluxcore
-PLAN = (0, 3, None, None)
+PLAN = (0, 3, 0, None, None)
 STATS = (0b1111111, 3, 0.9, 20.0)
 
 
@@ -175,6 +176,7 @@ def test_a_gpu_is_not_waited_for(device, monkeypatch):
     # On a CPU rows are left out, which looks at values; this test makes it take the GPU's branch.
     monkeypatch.setattr(ce_passes, "live_rows", lambda dead: None)
     monkeypatch.setattr(stats_passes, "live_rows", lambda dead: None)
+    monkeypatch.setattr(row_parts, "live_rows", lambda dead: None)
     implementations = {
         "fluxcore::linear_cross_entropy_fwd": ce_passes.forward,
         "fluxcore::linear_cross_entropy_bwd": ce_passes.backward,
@@ -183,10 +185,14 @@ def test_a_gpu_is_not_waited_for(device, monkeypatch):
     }
     hidden, weight, bias = tensors(device)
     target = torch.tensor([0, 32, -100, 5, 40], device=device)
-    for reduction in ("none", "mean"):
+    for reduction, classes in (("none", None), ("mean", None), ("mean", 16)):
+        options = LinearOptions(classes=classes)
         with RecordSynchronisation(implementations) as record:
-            linear_cross_entropy(hidden, weight, target, linear_bias=bias, reduction=reduction).sum().backward()
-            linear_softmax_stats(hidden, weight, outputs=("entropy",)).entropy.sum().backward()
+            loss = linear_cross_entropy(
+                hidden, weight, target, linear_bias=bias, reduction=reduction, options=options
+            ).sum()
+            loss.backward()
+            linear_softmax_stats(hidden, weight, outputs=("entropy",), options=options).entropy.sum().backward()
         assert record.waits == []
         assert "fluxcore::linear_cross_entropy_fwd" in record.called
 
