@@ -7,12 +7,14 @@
 
 Where labels are given, the model's own forward runs with its head passing the hidden states through, and with a loss
 that takes them, the head's weight and the labels: `fluxcore.linear_cross_entropy`. Router losses and whatever else a
-model adds stay. `transformers.Trainer`, and trainers made from it, use the patched model as it is.
+model adds stay. `transformers.Trainer` uses the patched model as it is. A trainer of TRL puts a forward of its own on
+its model, which passes by one that was patched before: patch once the trainer is made, `patch(trainer.model)`.
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -26,6 +28,21 @@ from fluxcore.sharpness import Sharpness
 _OWN = frozenset({"input", "linear_weight", "linear_bias", "target", "reduction", "ignore_index", "return_stats"})
 _OPTIONS = frozenset(inspect.signature(linear_cross_entropy).parameters) - _OWN - {"token_weight", "penalty_mask"}
 _STATE = "_fluxcore_patch"
+_OF_ROWS = ("log_probs", "entropy", "is_top1")
+"""What trainers of TRL may ask of a patched model."""
+
+
+@dataclass
+class RowsOutput:
+    """What a trainer of TRL gets from a patched model: one number a label, 0 where it is -100."""
+
+    loss: Tensor
+    log_probs: Tensor
+    """Negative losses [B, T-1], or [B, T] for shifted labels: log-probabilities, less penalty and z-loss."""
+    entropy: Tensor
+    is_top1: Tensor
+    label_mask: Tensor
+    aux_loss: Tensor | None = None
 
 
 class _Patch:
@@ -36,6 +53,11 @@ class _Patch:
         self.given: Any = None
         """Statistics of the last loss."""
         self.called = False
+        self.of_rows = False
+        """Whether the losses of rows are wanted."""
+        self.rows: RowsOutput | None = None
+        self.replaced: Any = None
+        """The forward that the model had of its own."""
 
     def loss(
         self,
@@ -50,25 +72,49 @@ class _Patch:
     ) -> Tensor:
         """As `ForCausalLMLoss` of transformers; `logits` are the hidden states [B, T, D]."""
         self.called = True
+        is_shifted = shift_labels is not None
         if shift_labels is None:
             assert labels is not None
             shift_labels = nn.functional.pad(labels, (0, 1), value=ignore_index)[..., 1:]
-        hidden = logits if torch.is_autocast_enabled(logits.device.type) else logits.to(head.weight.dtype)
-        result = linear_cross_entropy(
-            hidden,
-            head.weight,
-            shift_labels.to(hidden.device),
-            linear_bias=head.bias,
-            ignore_index=ignore_index,
-            reduction="mean" if num_items_in_batch is None else "sum",
-            return_stats=self.stats,
-            **self.options,
-        )
-        loss, self.given = result if isinstance(result, tuple) else (result, None)
+        target = shift_labels.to(logits.device)
+        reduction = "mean" if num_items_in_batch is None else "sum"
+        loss, self.given = self._loss(head, logits, target, "none" if self.of_rows else reduction, ignore_index)
+        if self.of_rows:
+            is_label = target != ignore_index
+            width = target.shape[-1] - (not is_shifted)  # the last position has no next token
+            self.rows = _rows_output(loss, self.given, target, is_label, width)
+            loss = loss.sum() / (is_label.sum().clamp(min=1) if num_items_in_batch is None else 1)
         if num_items_in_batch is None:
             return loss
         count = num_items_in_batch
         return loss / (count.to(loss.device) if isinstance(count, Tensor) else count)
+
+    def _loss(
+        self, head: nn.Linear, hidden: Tensor, target: Tensor, reduction: Any, ignore_index: int
+    ) -> tuple[Tensor, Any]:
+        """The loss, and the statistics that are wanted."""
+        stats = self.stats
+        if self.of_rows:
+            stats = tuple({"entropy", "argmax", *(stats or ())})
+        result = linear_cross_entropy(
+            hidden if torch.is_autocast_enabled(hidden.device.type) else hidden.to(head.weight.dtype),
+            head.weight,
+            target,
+            linear_bias=head.bias,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            return_stats=stats,
+            **self.options,
+        )
+        return result if isinstance(result, tuple) else (result, None)
+
+
+def _rows_output(losses: Tensor, stats: Any, target: Tensor, is_label: Tensor, width: int) -> RowsOutput:
+    """Of the first `width` positions; the loss is left to be filled in."""
+    is_top1 = is_label & (stats.argmax == target)
+    entropy = stats.entropy.masked_fill(~is_label, 0)
+    values = (value[..., :width] for value in (-losses, entropy, is_top1, is_label))
+    return RowsOutput(losses, *values)
 
 
 def patch(model: Any, *, penalty: Sharpness | None = None, stats: Collection[str] | None = None, **options: Any) -> Any:
@@ -93,9 +139,10 @@ def patch(model: Any, *, penalty: Sharpness | None = None, stats: Collection[str
     Raises:
         TypeError: a head that is not linear, or is quantised, or an unknown option.
         ValueError: a head without values, a model that does more to its logits than its head (final soft-capping, say),
-            or one that is patched already.
+            one that is patched already, or a trainer of TRL that asks for more than a patched model gives.
     """
     head = linear_head(model)
+    _check_what_is_asked(model, options.get("temperature", 1.0))
     unknown = sorted(set(options) - _OPTIONS)
     if unknown:
         raise TypeError(f"`options` of the loss must be of {', '.join(sorted(_OPTIONS))}, got {unknown[0]!r}")
@@ -107,7 +154,9 @@ def patch(model: Any, *, penalty: Sharpness | None = None, stats: Collection[str
             "\n\nFinal soft-capping or another operation stands behind it; call `fluxcore.linear_cross_entropy` "
             "on the hidden states, with `softcap`."
         )
-    setattr(model, _STATE, _Patch(stats, {"penalty": penalty, **options}))
+    state = _Patch(stats, {"penalty": penalty, **options})
+    state.replaced = model.__dict__.get("forward")
+    setattr(model, _STATE, state)
     model.forward = MethodType(_with_loss_from_hidden_states(type(model).forward), model)
     return model
 
@@ -120,18 +169,34 @@ def unpatch(model: Any) -> Any:
     """
     if not hasattr(model, _STATE):
         raise ValueError("`model` must be patched, and is not")
+    replaced = getattr(model, _STATE).replaced
     delattr(model, _STATE)
     del model.forward
+    if replaced is not None:
+        model.forward = replaced
     return model
+
+
+def _check_what_is_asked(model: Any, temperature: float) -> None:
+    """TRL puts on the model a forward that knows what its trainer asks for; nothing of that may silently be dropped."""
+    asked = inspect.getclosurevars(getattr(model.forward, "__func__", model.forward)).nonlocals
+    if not {"temperature", "outputs"} <= asked.keys():
+        return
+    if asked["temperature"] != temperature or not set(asked["outputs"]) <= set(_OF_ROWS):
+        raise ValueError(
+            f"the trainer of `model` must ask for {', '.join(_OF_ROWS)} at `temperature` = {temperature}, got "
+            f"{', '.join(asked['outputs'])} at {asked['temperature']}"
+            "\n\nLeave its model as it is: it makes them in chunks of its own."
+        )
 
 
 def _with_loss_from_hidden_states(own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         if inspect.signature(own).bind(self, *args, **kwargs).arguments.get("labels") is None:
             return own(self, *args, **kwargs)
         head, state = linear_head(self), getattr(self, _STATE)
-        state.called = False
+        state.called, state.of_rows = False, fused_lm_head
         with attribute(self, "_loss_function", functools.partial(state.loss, head)), hidden_instead_of_logits(head):
             output = own(self, *args, **kwargs)
         if not state.called:
@@ -139,9 +204,18 @@ def _with_loss_from_hidden_states(own: Callable[..., Any]) -> Callable[..., Any]
                 f"{type(self).__name__} does not make its loss by `loss_function`, so that it cannot be patched"
                 "\n\nCall `unpatch(model)`, and `fluxcore.linear_cross_entropy` on its hidden states."
             )
+        if fused_lm_head:
+            return _with_loss(state, output)
         return _without_logits(output, state)
 
     return forward
+
+
+def _with_loss(state: _Patch, output: Any) -> RowsOutput:
+    rows, state.rows, state.given, state.of_rows = state.rows, None, None, False
+    assert rows is not None
+    rows.loss, rows.aux_loss = output.loss, getattr(output, "aux_loss", None)
+    return rows
 
 
 def _without_logits(output: Any, state: _Patch) -> Any:

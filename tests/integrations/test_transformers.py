@@ -134,6 +134,62 @@ def test_the_trainer_of_transformers_trains_a_patched_model(tmp_path):
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(expected), rtol=1e-3, atol=1e-4)
 
 
+@pytest.fixture
+def supervised(tmp_path):
+    """A trainer of TRL for a model."""
+    trl = pytest.importorskip("trl", minversion="1.16")
+    datasets, tokenizers = pytest.importorskip("datasets"), pytest.importorskip("tokenizers")
+    words = tokenizers.models.WordLevel({str(i): i for i in range(V)}, unk_token="0")
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizers.Tokenizer(words), eos_token="0", pad_token="1", unk_token="0"
+    )
+    torch.manual_seed(0)
+    rows = datasets.Dataset.from_list([{"input_ids": row, "labels": row} for row in torch.randint(V, (8, T)).tolist()])
+
+    def make(model):
+        arguments = trl.SFTConfig(
+            str(tmp_path), max_steps=2, per_device_train_batch_size=2, logging_steps=1, report_to=[], use_cpu=True,
+            save_strategy="no", disable_tqdm=True, learning_rate=1e-2, max_length=T, bf16=False,
+            gradient_checkpointing=False,
+        )  # fmt: skip
+        return trl.SFTTrainer(model, args=arguments, train_dataset=rows, processing_class=tokenizer)
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore")  # third parties
+def test_a_trainer_of_trl_trains_a_patched_model(supervised):
+    def train(trainer):
+        trainer.train()
+        names = ("loss", "entropy", "mean_token_accuracy", "grad_norm")
+        return torch.tensor([[entry[name] for name in names] for entry in trainer.state.log_history if "loss" in entry])
+
+    model = gpt2()
+    plain, patched, penalised = (supervised(copy.deepcopy(model)) for _ in range(3))
+    patch(patched.model)
+    patch(penalised.model, penalty=fluxcore.Sharpness("neg_entropy", 0.5))
+    expected = train(plain)
+    torch.testing.assert_close(train(patched), expected, rtol=1e-3, atol=1e-4)
+    # The trainer divides by the number of all labels, of which the first of each row is no prediction.
+    penalty = 0.5 * expected[0, 1] * (T - 1) / T
+    torch.testing.assert_close(train(penalised)[0, 0], expected[0, 0] + penalty, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # third parties
+def test_what_a_trainer_of_trl_asks_for_is_given_or_refused(supervised, tokens):
+    trainer = supervised(gpt2())
+    model, labels = trainer.model.eval(), tokens.clone()
+    labels[0, 3:] = -100
+    call = {"input_ids": tokens, "labels": labels, "fused_lm_head": True}
+    expected, own = model(**call), model.forward
+    output = patch(model)(**call)
+    for name in ("loss", "log_probs", "entropy", "is_top1", "label_mask"):
+        torch.testing.assert_close(getattr(output, name), getattr(expected, name), check_dtype=False)
+    assert unpatch(model).forward == own
+    with pytest.raises(ValueError, match=r"must ask for .* `temperature` = 0.5, got log_probs.* at 1.0"):
+        patch(model, temperature=0.5)
+
+
 class Adapted(nn.Linear):
     def forward(self, hidden):
         return 2 * super().forward(hidden)
