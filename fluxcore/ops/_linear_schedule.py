@@ -22,7 +22,7 @@ import torch
 _WORKSPACE_BYTES = {"cpu": 176 << 20, "cuda": 1 << 30}
 _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
 _MULTIPLE = 64  # of rows and classes of a chunk; the tile of a matrix product
-_WORTH_MERGING = 1.1  # times as long must chunks of all classes take for fewer to be taken
+_WORTH_MERGING = 1.05  # times as long must chunks of all classes take for fewer to be taken
 _BALANCE = {"cpu": 8.0, "half": 184.0, "wide": 15.0}  # of an H200: 790 TFLOP/s in half precision, 4.3 TB/s
 
 
