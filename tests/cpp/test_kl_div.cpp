@@ -1,24 +1,22 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "doctest.h"
+#include "kl_div_truth.hpp"
+#include "logit_rows.hpp"
 #include "ops/kl_div.hpp"
 #include "ops/softmax_kernels.hpp"
 
 using namespace fluxcore;
+using namespace fluxcore::test;
 
 namespace {
 
-using Real = long double;
-using Matrix = std::vector<std::vector<double>>;
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr DType kTypes[] = {DType::float32, DType::bfloat16, DType::float16, DType::float64};
 constexpr Direction kDirections[] = {Direction::policy_ref, Direction::ref_policy, Direction::jsd};
 constexpr double kBeta = 0.3;
@@ -29,36 +27,6 @@ double epsilon(DType dtype) {
          : dtype == DType::float16 ? 0x1p-10
                                    : 0x1p-7;
 }
-
-// Rows of numbers that the type holds, through the kernels' own conversions.
-struct Rows {
-  Rows(DType of, const Matrix& rows, std::int64_t gap)
-      : dtype(of),
-        n(std::ssize(rows)),
-        classes(std::ssize(rows[0])),
-        stride(classes + gap),
-        bytes(static_cast<std::size_t>(n * stride) * dtype_size(of)) {
-    for (std::int64_t row = 0; row < n; ++row) {
-      for (std::int64_t i = 0; i < classes; ++i)
-        kernels().write(at(row), i, rows[static_cast<std::size_t>(row)][static_cast<std::size_t>(i)]);
-    }
-  }
-  const SoftmaxKernels& kernels() const { return softmax_kernels(Isa::portable, dtype); }
-  void* at(std::int64_t row) { return bytes.data() + static_cast<std::size_t>(row * stride) * dtype_size(dtype); }
-  double value(std::int64_t row, std::int64_t i) { return kernels().read(at(row), i); }
-
-  DType dtype;
-  std::int64_t n;
-  std::int64_t classes;
-  std::int64_t stride;
-  std::vector<std::byte> bytes;
-};
-
-struct Pair {
-  Pair(DType dtype, const Matrix& policy, const Matrix& reference) : x(dtype, policy, 3), v(dtype, reference, 1) {}
-  Rows x;
-  Rows v;
-};
 
 struct Outcome {
   std::vector<double> loss, state, gradient;
@@ -96,63 +64,6 @@ Outcome run(Pair& pair, const KlDivCall& call, double upstream = 1.0) {
   return pair.x.dtype == DType::float64 ? run_in<double>(pair, call, upstream) : run_in<float>(pair, call, upstream);
 }
 
-// The definition's sums in long double; `size` is what makes the rounding of a gradient: p or r times `factor`.
-struct Truth {
-  Real divergence = 0;
-  std::vector<Real> gradient, size, factor;
-};
-
-Truth truth(Pair& pair, std::int64_t row, Direction direction, Real temperature) {
-  const auto classes = static_cast<std::size_t>(pair.x.classes);
-  const auto log_softmax = [&](Rows& rows) {
-    std::vector<Real> log_p(classes);
-    Real sum = 0;
-    Real top = -kInf;
-    for (std::size_t i = 0; i < classes; ++i) {
-      log_p[i] = rows.value(row, static_cast<std::int64_t>(i)) / temperature;
-      top = std::max(top, log_p[i]);
-    }
-    for (const Real value : log_p) sum += std::exp(value - top);
-    for (Real& value : log_p) value -= top + std::log(sum);
-    return log_p;
-  };
-  const std::vector<Real> log_p = log_softmax(pair.x), log_r = log_softmax(pair.v);
-  const Real beta = kBeta;
-  Truth out;
-  Real of_policy = 0, of_reference = 0;
-  std::vector<Real> ratio(classes);
-  for (std::size_t i = 0; i < classes; ++i) {
-    const Real p = std::exp(log_p[i]), r = std::exp(log_r[i]), log_m = std::log(beta * p + (1 - beta) * r);
-    ratio[i] = direction == Direction::jsd ? log_p[i] - log_m : log_p[i] - log_r[i];
-    // Each with what falls out of the sum, so that no term is negative.
-    of_policy += p > 0 ? p * (ratio[i] + std::expm1(-ratio[i])) : direction == Direction::jsd ? (1 - beta) * r : r;
-    const Real other = direction == Direction::jsd ? log_r[i] - log_m : log_r[i] - log_p[i];
-    of_reference += r > 0 ? r * (other + std::expm1(-other)) : direction == Direction::jsd ? beta * p : p;
-  }
-  out.divergence = direction == Direction::policy_ref   ? of_policy
-                   : direction == Direction::ref_policy ? of_reference
-                                                        : beta * of_policy + (1 - beta) * of_reference;
-  for (std::size_t i = 0; i < classes; ++i) {
-    const Real p = std::exp(log_p[i]), r = std::exp(log_r[i]);
-    const Real share = direction == Direction::jsd ? beta : 1;
-    const bool gone = p == 0;
-    const Real g = direction == Direction::ref_policy ? p - r : share * p * (ratio[i] - of_policy);
-    const Real l = std::abs(log_p[i]) + std::abs(log_r[i]) + of_policy + 1;
-    out.factor.push_back(l / temperature);
-    out.gradient.push_back(gone ? 0 : g / temperature);
-    out.size.push_back(gone ? 0 : std::max(p, direction == Direction::ref_policy ? r : Real{0}) * l / temperature);
-  }
-  return out;
-}
-
-Matrix random_rows(std::int64_t n, std::int64_t classes, double deviation, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<double> normal(0.0, deviation);
-  Matrix rows(static_cast<std::size_t>(n), std::vector<double>(static_cast<std::size_t>(classes)));
-  for (auto& row : rows) std::ranges::generate(row, [&] { return normal(random); });
-  return rows;
-}
-
 Matrix moved(Matrix rows, double deviation, double offset) {
   std::mt19937 random(5);
   std::normal_distribution<double> normal(offset, deviation);
@@ -176,7 +87,7 @@ void check_against_truth(DType dtype, const Matrix& policy, const Matrix& refere
   for (const Direction direction : kDirections) {
     CAPTURE(static_cast<int>(direction));
     std::vector<Truth> truths;
-    for (std::int64_t row = 0; row < pair.x.n; ++row) truths.push_back(truth(pair, row, direction, temperature));
+    for (std::int64_t row = 0; row < pair.x.n; ++row) truths.push_back(truth(pair, row, direction, kBeta, temperature));
     for (const Isa isa : available_isas()) {
       CAPTURE(std::string(isa_name(isa)));
       const Outcome out = run(pair, {.direction = direction,
@@ -218,8 +129,8 @@ TEST_CASE("divergences and gradients agree with long double, in every type and o
     CAPTURE(static_cast<int>(dtype));
     for (const std::int64_t classes : {1, 2, 5, 65, 1000, 2049, 6500}) {
       CAPTURE(classes);
-      const Matrix policy = random_rows(2, classes, 3.0, 1);
-      check_against_truth(dtype, policy, random_rows(2, classes, 3.0, 2), 1.0);
+      const Matrix policy = random_rows(2, classes, 0.0, 3.0, 1);
+      check_against_truth(dtype, policy, random_rows(2, classes, 0.0, 3.0, 2), 1.0);
       check_against_truth(dtype, policy, moved(policy, 0.25, 2.0), 0.8);
     }
   }
@@ -230,7 +141,7 @@ TEST_CASE("rows far apart, of another offset in each part, and with excluded cla
     CAPTURE(static_cast<int>(dtype));
     for (const std::size_t classes : {40U, 2500U, 9000U}) {
       CAPTURE(classes);
-      Matrix policy = random_rows(6, static_cast<std::int64_t>(classes), 2.0, 3);
+      Matrix policy = random_rows(6, static_cast<std::int64_t>(classes), 0.0, 2.0, 3);
       Matrix reference = moved(policy, 0.1, 0.0);
       policy[0][classes / 2] = 90.0;  // sure, of different classes
       reference[0][classes - 1] = 120.0;
@@ -246,7 +157,7 @@ TEST_CASE("rows far apart, of another offset in each part, and with excluded cla
 
 TEST_CASE("rows that are equal up to a constant have no divergence") {
   for (const DType dtype : kTypes) {
-    Matrix policy = random_rows(3, 5000, 4.0, 4);
+    Matrix policy = random_rows(3, 5000, 0.0, 4.0, 4);
     for (auto& row : policy) {
       for (double& x : row) x = std::round(x);
     }
@@ -266,7 +177,7 @@ TEST_CASE("rows that are equal up to a constant have no divergence") {
 
 TEST_CASE("rows without a distribution are NaN, and their masked classes still have gradient 0") {
   for (const std::int64_t classes : {7, 5000}) {
-    Matrix policy = random_rows(6, classes, 1.0, 6), reference = random_rows(6, classes, 1.0, 7);
+    Matrix policy = random_rows(6, classes, 0.0, 1.0, 6), reference = random_rows(6, classes, 0.0, 1.0, 7);
     const auto last = static_cast<std::size_t>(classes - 1);
     std::ranges::fill(policy[0], -kInf);
     std::ranges::fill(reference[1], -kInf);
@@ -289,7 +200,7 @@ TEST_CASE("rows without a distribution are NaN, and their masked classes still h
 }
 
 TEST_CASE("weights, reductions, and rows that are not read") {
-  Matrix policy = random_rows(4, 300, 1.0, 8), reference = random_rows(4, 300, 1.0, 9);
+  Matrix policy = random_rows(4, 300, 0.0, 1.0, 8), reference = random_rows(4, 300, 0.0, 1.0, 9);
   std::ranges::fill(policy[2], kNan);
   Pair pair(DType::float32, policy, reference);
   const std::vector<float> weight = {0.5F, 2.0F, 0.0F, -1.0F};
@@ -312,7 +223,7 @@ TEST_CASE("weights, reductions, and rows that are not read") {
 }
 
 TEST_CASE("results do not depend on the number of threads") {
-  Pair pair(DType::float32, random_rows(67, 3001, 3.0, 10), random_rows(67, 3001, 3.0, 11));
+  Pair pair(DType::float32, random_rows(67, 3001, 0.0, 3.0, 10), random_rows(67, 3001, 0.0, 3.0, 11));
   for (const Direction direction : kDirections) {
     KlDivCall call = {.direction = direction, .threads = 1, .isa = best_isa()};
     const Outcome one = run(pair, call);
