@@ -109,6 +109,18 @@ def test_cross_entropy_with_every_option_that_can_be_merged(options, reduction, 
     assert ours[1][0][3].eq(0).all()
 
 
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_no_row_that_counts(reduction):
+    hidden, weight, _ = leaves("cpu")
+    target = torch.full((N,), -100)
+    ours, theirs = (
+        linear_cross_entropy(hidden, weight, target, reduction=reduction, options=options)
+        for options in (LinearOptions(classes=16), WHOLE)
+    )
+    torch.testing.assert_close(ours, theirs, equal_nan=True)
+    torch.testing.assert_close(gradients(ours, (hidden, weight)), gradients(theirs, (hidden, weight)))
+
+
 @pytest.mark.parametrize("op", ["statistics", "loss"])
 def test_finite_differences_agree(op, device):
     tensors = [value.detach()[:5].double().requires_grad_() for value in leaves(device)]
