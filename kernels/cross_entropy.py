@@ -35,10 +35,10 @@ PENALTY_BITS = {"": 0, "neg_entropy": 4, "neg_max_prob": 16, "non_max_sum": 32, 
 TOTALS_BLOCK, TOTALS_WARPS = 2048, 8
 
 
-def is_crowded(logits: Tensor, target: Tensor, link: str, top_k: int, softcap: float) -> bool:
+def is_crowded(logits: Tensor, target: Tensor, weight: Tensor | None, link: str, top_k: int, softcap: float) -> bool:
     """Whether a program wants all registers that there are."""
-    shares_of_sigma = link == "stablemax" and target.is_floating_point()
-    return top_k > 0 or softcap > 0 or logits.dtype == torch.float64 or shares_of_sigma
+    probabilities_and_more = target.is_floating_point() and (weight is not None or link == "stablemax")
+    return top_k > 0 or softcap > 0 or logits.dtype == torch.float64 or probabilities_and_more
 
 
 def threads_to_read_twice(logits: Tensor, crowded: bool) -> int:
@@ -86,7 +86,7 @@ class Call:
         )
         vec = self.layout.vec
         self.outputs, self.top_k = outputs, top_k
-        self.crowded = is_crowded(logits, target, link, top_k, softcap)
+        self.crowded = is_crowded(logits, target, weight, link, top_k, softcap)
         self.variant: dict[str, Any] = {
             "PENALTY": PENALTY_BITS[penalty],
             "WEIGHTS": weights,
@@ -134,6 +134,7 @@ class Call:
         # The top k of a row are found by one program.
         plan = self.plan(1 if self.top_k else MAX_SPLITS, threads)
         N, splits = self.logits.shape[0], plan.splits
+        moments = (self.outputs | self.variant["PENALTY"]) & 12 > 0  # more state a thread
         partial, partial_column = state, argmax
         if splits > 1:
             partial = state.new_empty((8 if self.variant["WEIGHTS"] else 5, N, splits))
@@ -145,7 +146,7 @@ class Call:
             **options, **self.shape, SLOTS=triton.next_power_of_2(max(1, self.top_k)), GRADIENT_SLOTS=self.slots(),
             ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, GRADIENT_DEPTH=min(plan.depth, 32 // self.layout.vec),
             WHOLE_ROW=plan.regime == "rows", GRADIENT=gradient is not None and splits == 1,
-            **launch_options(self.crowded, plan),
+            **launch_options(self.crowded or (threads > THREADS and moments), plan),
         )  # fmt: skip
         if splits > 1:
             cross_entropy_merge_kernel[(N,)](
@@ -160,7 +161,8 @@ class Call:
     ) -> None:
         """Fill `gradient`."""
         plan = self.plan(MAX_GRADIENT_SPLITS)
-        crowded = self.crowded or self.probabilities  # of these ptxas would spill two words on sm_80
+        # Of a gradient with loaded weights ptxas would spill two words on sm_80.
+        crowded = self.crowded or self.variant["WEIGHTS"] & 6 > 0
         cross_entropy_bwd_kernel[plan.grid](
             upstream, *self.tensors, self.shifted, totals, argmax, state, top_index, gradient,
             upstream.stride(0) if upstream.dim() else 0, *self.numbers, **self.variant, **self.shape,

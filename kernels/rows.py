@@ -100,7 +100,7 @@ def launch_options(crowded: bool, plan: RowPlan | None = None) -> dict[str, int]
     """
     num_warps = NUM_WARPS * (plan.rows * plan.lanes // THREADS) if plan else NUM_WARPS
     if crowded and torch.version.hip is None:
-        return {"num_warps": num_warps, "maxnreg": 255}
+        return {"num_warps": num_warps, "maxnreg": min(255, 65536 // (32 * num_warps))}
     return {"num_warps": num_warps}
 
 

@@ -152,6 +152,6 @@ def _threads(call: OpCall, machine: Machine) -> int | None:
         return None
     from fluxcore.kernels.cross_entropy import is_crowded, threads_to_read_twice
 
+    given = (call.inputs[name] for name in ("target", "weight", "link", "top_k", "softcap"))
     logits = call.inputs["logits"]
-    options = (call.inputs[name] for name in ("link", "top_k", "softcap"))
-    return threads_to_read_twice(logits, is_crowded(logits, call.inputs["target"], *options))
+    return threads_to_read_twice(logits, is_crowded(logits, *given))
