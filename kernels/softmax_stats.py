@@ -29,7 +29,7 @@ MAX_SPLITS = 64
 @triton.jit
 def settle(m, c, s):
     # The m and s of the saved state, the maximum counted once: m is -inf for a row of them, s then NaN, as for m NaN.
-    empty = c == 0
+    empty = (c == 0) & (m == m)
     m = tl.where(empty, -float("inf"), m)
     return m, tl.where(empty | (m != m), float("nan"), s + (c - 1))
 

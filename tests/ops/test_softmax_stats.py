@@ -89,10 +89,10 @@ def test_a_broad_row_keeps_the_digits_of_its_small_top_k_mass(device):
     assert_relatively_accurate(ours.max_prob, exact=expected, margin=0)
 
 
-@pytest.mark.parametrize("V", [5, 300, 5000])
+@pytest.mark.parametrize("V", [5, 16, 300, 4096, 5000])  # with rows that fill their blocks, and rows that do not
 def test_rows_with_stated_results(V, device):
     inf, nan = torch.inf, torch.nan
-    logits = torch.randn(7, V, device=device)
+    logits = torch.randn(8, V, device=device)
     logits[0, 1:4] = -inf  # some classes are masked
     logits[1] = -inf  # all are
     logits[2, 3] = nan
@@ -102,16 +102,17 @@ def test_rows_with_stated_results(V, device):
     logits[4, V - 1] = -7
     logits[5] = 3.0  # all equal
     logits[6, 0], logits[6, V - 2] = inf, nan
-    target = torch.tensor([1, 0, 1, 2, V - 1, V, -100], device=device)
+    logits[7] = nan
+    target = torch.tensor([1, 0, 1, 2, V - 1, V, -100, 0], device=device)
     ours = softmax_stats(logits, target, outputs=ALL, top_k=2)
     exact = reference.softmax_stats(logits.double(), target, outputs=ALL, top_k=2)
 
     assert ours.lse[1] == -inf
-    assert ours.argmax.tolist()[1:] == [0, 3, 2, V - 1, 0, V - 2]
-    assert ours.lse[[3, 6]].isnan().tolist() == [False, True]
+    assert ours.argmax.tolist()[1:] == [0, 3, 2, V - 1, 0, V - 2, 0]
+    assert ours.lse[[3, 6, 7]].isnan().tolist() == [False, True, True]
     assert ours.lse[3] == inf
     for name in ALL[1:-1]:
-        assert getattr(ours, name)[[1, 2, 3, 6]].isnan().all(), name
+        assert getattr(ours, name)[[1, 2, 3, 6, 7]].isnan().all(), name
     assert ours.logprob[0] == -inf
     assert ours.logprob[5].isnan()
     assert [ours.entropy[4], ours.varentropy[4], ours.one_minus_max_prob[4]] == [0, 0, 0]
