@@ -129,7 +129,15 @@ class Sidecar:
 class Loader:
     def __init__(self, shards: ShardSet, order: Order, verify: bool, threads: int) -> None: ...
     def submit(
-        self, position: int, rows: int, facts: int, out: str, tokens: int, targets: int, owner: object
+        self,
+        position: int,
+        rows: int,
+        facts: int,
+        out: str,
+        tokens: int,
+        targets: int,
+        owner: object,
+        ahead: list[tuple[int, int]],
     ) -> None: ...
     def next(self) -> Any: ...
 

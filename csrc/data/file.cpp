@@ -9,6 +9,7 @@
 #include <string>
 
 #include "data/errors.hpp"
+#include "data/layout.hpp"
 
 namespace fluxcore::data {
 namespace {
@@ -32,6 +33,11 @@ void sync_folder(const std::filesystem::path& folder) {
   if (fd.get() < 0) throw_errno("cannot open folder", folder);
   // Some network file systems cannot sync a folder and say EINVAL; the rename is then as durable as they make it.
   if (::fsync(fd.get()) != 0 && errno != EINVAL) throw_errno("cannot sync folder", folder);
+}
+
+void advise(std::span<const std::byte> bytes, int advice) noexcept {
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): madvise takes a pointer to non-const.
+  if (!bytes.empty()) ::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), advice);
 }
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
@@ -84,11 +90,30 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   void* start = ::mmap(nullptr, file.size(), PROT_READ, MAP_SHARED, file.descriptor(), 0);
   if (start == MAP_FAILED) throw_errno("cannot map", path);
   bytes_ = {static_cast<const std::byte*>(start), file.size()};
+  tells_residency_ = ::access(path.c_str(), W_OK) == 0;
 }
 
 MappedFile::~MappedFile() {
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): munmap takes a pointer to non-const.
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+void MappedFile::expect(Access access) const noexcept {
+  advise(bytes_, access == Access::kRandom ? MADV_RANDOM : MADV_NORMAL);
+}
+
+void MappedFile::will_need(std::span<const std::byte> part) const noexcept {
+  const std::size_t before = static_cast<std::size_t>(part.data() - bytes_.data()) % kPage;
+  advise({part.data() - before, part.size() + before}, MADV_WILLNEED);
+}
+
+std::optional<bool> MappedFile::is_resident(std::span<const std::byte> part) const noexcept {
+  if (!tells_residency_) return std::nullopt;
+  const std::size_t before = static_cast<std::size_t>(part.data() - bytes_.data()) % kPage;
+  unsigned char page = 0;
+  // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): mincore takes a pointer to non-const.
+  if (::mincore(const_cast<std::byte*>(part.data() - before), 1, &page) != 0) return std::nullopt;
+  return (page & 1U) != 0;
 }
 
 AtomicFile::AtomicFile(std::filesystem::path path)

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -42,20 +43,31 @@ class ReadFile {
   std::uint64_t size_ = 0;
 };
 
+// How a map is going to be read.
+enum class Access : std::uint8_t { kNormal, kRandom };
+
 // Read-only map of one file. Owns the mapping; cannot be copied.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);  // throws FileError
   ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  MappedFile(MappedFile&& other) noexcept
+      : bytes_(std::exchange(other.bytes_, {})), tells_residency_(other.tells_residency_) {}
   MappedFile& operator=(MappedFile&&) = delete;
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return bytes_; }  // valid while *this lives
 
+  // Hints to the kernel, which change no result; one that it does not take is as if not given. `part` lies in the map.
+  void expect(Access access) const noexcept;
+  void will_need(std::span<const std::byte> part) const noexcept;
+  // Whether the page where `part` begins is in memory; nothing of files that the kernel tells no others about.
+  [[nodiscard]] std::optional<bool> is_resident(std::span<const std::byte> part) const noexcept;
+
  private:
   std::span<const std::byte> bytes_;
+  bool tells_residency_ = false;
 };
 
 // A file that appears under its name whole or not at all: written under a temporary name in the same folder, then

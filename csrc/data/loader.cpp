@@ -7,10 +7,16 @@
 namespace fluxcore::data {
 
 Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads)
-    : shards_(std::move(shards)), order_(std::move(order)), verify_(verify), executor_(threads) {}
+    : shards_(std::move(shards)), order_(std::move(order)), verify_(verify), look_ahead_(shards_), executor_(threads) {}
 
-void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out) {
-  executor_.submit([this, position, chunk_ids, facts, out] {
+void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out,
+                    std::vector<Rows> ahead) {
+  executor_.submit([this, position, chunk_ids, facts, out, ahead = std::move(ahead)] {
+    for (const Rows& rows : ahead) {
+      std::vector<uint64_t> later(rows.count);
+      order_->chunks_at(rows.position, later);
+      look_ahead_.announce(later);
+    }
     order_->chunks_at(position, chunk_ids);
     describe_chunks(*shards_, chunk_ids, facts);
     shards_->gather(chunk_ids, out, verify_);

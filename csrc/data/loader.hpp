@@ -4,12 +4,20 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
+#include "data/look_ahead.hpp"
 #include "data/order.hpp"
 #include "data/ordered_executor.hpp"
 #include "data/shard_set.hpp"
 
 namespace fluxcore::data {
+
+// Rows of an order.
+struct Rows {
+  uint64_t position = 0;
+  size_t count = 0;
+};
 
 // Fills batches ahead of their use, on threads of its own, and hands them over in order.
 //
@@ -20,8 +28,9 @@ class Loader {
   Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
 
   // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `facts` is laid out as
-  // `describe_chunks` says.
-  void submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out);
+  // `describe_chunks` says. `ahead`: rows that will be asked for later, each window announced to the kernel once.
+  void submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out,
+              std::vector<Rows> ahead = {});
 
   // Waits for the oldest batch asked for. Throws what reading it threw: CorruptShard, std::out_of_range.
   void next() { executor_.next(); }
@@ -32,6 +41,7 @@ class Loader {
   std::shared_ptr<const ShardSet> shards_;
   std::shared_ptr<const Order> order_;
   bool verify_;
+  LookAhead look_ahead_;
   OrderedExecutor executor_;  // last: its threads use the members above
 };
 

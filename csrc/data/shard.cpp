@@ -59,9 +59,9 @@ DataType Shard::column_type(std::string_view name) const noexcept {
   return section == nullptr ? DataType::none : section->type;
 }
 
-std::span<const std::byte> Shard::map() const {
+const MappedFile& Shard::file() const {
   const MappedFile* mapped = mapped_.load(std::memory_order_acquire);
-  if (mapped != nullptr) return mapped->bytes();
+  if (mapped != nullptr) return *mapped;
   auto fresh = std::make_unique<const MappedFile>(path_);
   // The file may have been replaced or cut since it was opened; past its end a map is a SIGBUS, not an error.
   if (fresh->bytes().size() != footer_.file_length ||
@@ -69,8 +69,23 @@ std::span<const std::byte> Shard::map() const {
     throw CorruptShard(path_, "it was changed after it was opened");
   }
   if (mapped_.compare_exchange_strong(mapped, fresh.get(), std::memory_order_acq_rel)) mapped = fresh.release();
-  return mapped->bytes();
+  return *mapped;
 }
+
+void Shard::expect(Access access) const {
+  if (access_.exchange(access, std::memory_order_relaxed) != access) file().expect(access);
+}
+
+void Shard::will_need(std::uint64_t index, std::uint64_t count) const {
+  const auto all = [&](auto part) {
+    const std::span<const std::byte> first = part(index);
+    if (!first.empty()) file().will_need({first.data(), first.size() * count});
+  };
+  all([this](std::uint64_t i) { return tokens(i); });
+  all([this](std::uint64_t i) { return mask(i); });
+}
+
+std::optional<bool> Shard::is_resident(std::uint64_t index) const { return file().is_resident(tokens(index)); }
 
 std::span<const std::byte> Shard::raw(const Section& section) const {
   return map().subspan(section.offset, section.length);

@@ -38,6 +38,10 @@ class Shard {
   // The payload as it stands on disk, unchecked; `index` counts within the shard and must be in range.
   std::span<const std::byte> tokens(std::uint64_t index) const;
   std::span<const std::byte> mask(std::uint64_t index) const;  // empty where the shard has no mask
+  // Hints about what is read next; see MappedFile. They map the file, which can throw as reading it does.
+  void expect(Access access) const;
+  void will_need(std::uint64_t index, std::uint64_t count) const;
+  std::optional<bool> is_resident(std::uint64_t index) const;
   // Whether the payload has the CRC that was written with it.
   bool payload_matches(std::uint64_t index) const;
 
@@ -55,7 +59,8 @@ class Shard {
   void read_ends();
   const Section* find(std::string_view name) const noexcept;
   const Section* find(SectionKind kind) const noexcept;
-  std::span<const std::byte> map() const;
+  const MappedFile& file() const;
+  std::span<const std::byte> map() const { return file().bytes(); }
   std::span<const std::byte> raw(const Section& section) const;
   std::span<const std::byte> checked(const Section* section) const;
   std::span<const std::uint32_t> checked_u32(const Section* section) const;
@@ -70,6 +75,7 @@ class Shard {
   const Section* next_token_ = nullptr;
   const Section* valid_len_ = nullptr;
   mutable std::atomic<const MappedFile*> mapped_ = nullptr;
+  mutable std::atomic<Access> access_ = Access::kNormal;
   mutable std::array<std::atomic<std::uint8_t>, kMaxSections> state_ = {};
 };
 

@@ -1,3 +1,5 @@
+#include <pybind11/stl.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -5,6 +7,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "data/describe.hpp"
 #include "data/loader.hpp"
@@ -24,7 +27,7 @@ class PyLoader {
 
   // `facts` is the address of [1 + kDescribed, rows] int64: chunk ids, then what `describe_chunks` says of them.
   void submit(uint64_t position, size_t rows, uintptr_t facts, const std::string& out, uintptr_t tokens,
-              uintptr_t targets, py::object owner) {
+              uintptr_t targets, py::object owner, const std::vector<std::pair<uint64_t, size_t>>& ahead) {
     // The addresses are those of the owner's tensors, and only Python knows them.
     // NOLINTBEGIN(performance-no-int-to-ptr)
     const std::span<uint64_t> ids(reinterpret_cast<uint64_t*>(facts), rows);
@@ -33,8 +36,11 @@ class PyLoader {
                                       .tokens = reinterpret_cast<void*>(tokens),
                                       .targets = reinterpret_cast<void*>(targets)};
     // NOLINTEND(performance-no-int-to-ptr)
+    std::vector<data::Rows> windows;
+    windows.reserve(ahead.size());
+    for (const auto& [first, count] : ahead) windows.push_back({.position = first, .count = count});
     owners_.push_back(std::move(owner));
-    loader_.submit(position, ids, described, destination);
+    loader_.submit(position, ids, described, destination, std::move(windows));
   }
 
   py::object next() {
@@ -62,8 +68,9 @@ void bind_loader(py::module_& module) {
       .def(py::init<std::shared_ptr<data::ShardSet>, std::shared_ptr<data::Order>, bool, size_t>(), py::arg("shards"),
            py::arg("order"), py::arg("verify"), py::arg("threads"))
       .def("submit", &PyLoader::submit, py::arg("position"), py::arg("rows"), py::arg("facts"), py::arg("out"),
-           py::arg("tokens"), py::arg("targets"), py::arg("owner"),
-           "Ask for rows of the order, to be written to these addresses, which `owner` keeps valid.")
+           py::arg("tokens"), py::arg("targets"), py::arg("owner"), py::arg("ahead"),
+           "Ask for rows of the order, to be written to these addresses, which `owner` keeps valid; and announce rows"
+           " (position, count) that will be asked for later.")
       .def("next", &PyLoader::next, "Wait for the oldest batch asked for; returns its `owner`.");
 }
 

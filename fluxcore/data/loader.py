@@ -46,6 +46,8 @@ class Loader:
         verify: check every chunk's CRC. None: as the data set was opened.
         prefetch: batches in work ahead of the one in use; 1 at least.
         threads: C++ threads that read; with 0 nothing is read ahead.
+        look_ahead: chunks beyond those in work that the kernel is told to read, where they are not in memory; enough to
+            keep a disk busy.
         subset: chunk ids, each once; the order, its ranks and percentiles run over these alone.
         where: filters by column that chunks must pass, all of them; like a subset, but described by plain values.
         mix: weights of the sources, by name, of which only the proportions matter: every batch takes whole rows of
@@ -79,13 +81,14 @@ class Loader:
         verify: bool | None = None,
         prefetch: int = 4,
         threads: int = 2,
+        look_ahead: int = 1024,
         subset: NDArray[np.int64] | None = None,
         where: Filter | Sequence[Filter] = (),
         mix: Mapping[str, float] | None = None,
         on_bad_chunk: OnBadChunk = "raise",
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
-        for name, value in (("prefetch", prefetch), ("threads", threads)):
+        for name, value in (("prefetch", prefetch), ("threads", threads), ("look_ahead", look_ahead)):
             if value < 0:
                 raise ValueError(f"`{name}` must be >= 0, got {value}")
         self.ds, self.order, self.seed = ds, order, seed
@@ -117,6 +120,7 @@ class Loader:
             verify=ds.verify_reads if verify is None else verify,
             prefetch=prefetch,
             threads=threads,
+            look_ahead=look_ahead,
         )
         self._fixed = self._describe_run(hash_subset(None if subset is None else np.sort(subset).astype(np.uint64)))
         self._step = 0

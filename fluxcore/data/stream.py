@@ -1,6 +1,7 @@
 """Batches read ahead by the C++ loader, into tensors that nobody else holds."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class Reading:
     verify: bool
     prefetch: int
     threads: int
+    look_ahead: int
 
 
 class Stream:
@@ -59,6 +61,9 @@ class Stream:
         self._out = reading.out
         self._pin = reading.pin and torch.cuda.is_available()
         self._submitted = step
+        self._announced = step + stride
+        rows = max(plan.global_batch_size // plan.world_size, 1)
+        self._windows = -(-reading.look_ahead // rows) if reading.threads else 0
         self._end = plan.steps
         self._process = os.getpid()
         self._core = _core.Loader(ds._core, order, reading.verify, reading.threads)
@@ -91,17 +96,25 @@ class Stream:
         """Ask for the next batch that was not asked for, unless the plan is at its end."""
         if self._submitted >= self._end:
             return
-        self._request(self._core, *self._plan.rank_rows(self._submitted))
+        self._request(self._core, *self._plan.rank_rows(self._submitted), self._announce())
         self._submitted += self.stride
 
-    def _request(self, core: _core.Loader, position: int, rows: int) -> None:
+    def _announce(self) -> list[tuple[int, int]]:
+        """Rows that come into sight with the next batch: at first of several batches, then of one."""
+        if not self._windows:
+            return []
+        reach = min(self._submitted + self._windows * self.stride + 1, self._end)
+        steps = range(self._announced, reach, self.stride)
+        self._announced += len(steps) * self.stride
+        return [self._plan.rank_rows(step) for step in steps]
+
+    def _request(self, core: _core.Loader, position: int, rows: int, ahead: Sequence[tuple[int, int]] = ()) -> None:
         facts = torch.empty((5, rows), dtype=torch.int64)
         shape, dtype = (rows, self._chunk_tokens), OUT_TYPES[self._out]
         tokens = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
         targets = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        core.submit(
-            position, rows, facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr(), (facts, tokens, targets)
-        )
+        addresses = (facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr())
+        core.submit(position, rows, *addresses, (facts, tokens, targets), list(ahead))
 
     def _read_with_substitutes(self) -> Buffers:
         """The next batch, from the chunks that stand for bad ones; one of them may turn out to be bad too."""

@@ -1,0 +1,155 @@
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "data/errors.hpp"
+#include "data/look_ahead.hpp"
+#include "shard_fixture.hpp"
+
+using namespace fluxcore::data;
+
+namespace {
+
+constexpr std::uint32_t kTokens = 4096;  // a chunk is two pages
+constexpr std::uint64_t kChunks = 600;
+
+// Two shards of 600 chunks each.
+class TwoShards {
+ public:
+  explicit TwoShards(const std::filesystem::path& folder) {
+    std::vector<ShardEntry> entries;
+    for (const char* name : {"a", "b"}) {
+      ShardSpec spec;
+      spec.chunk_tokens = kTokens;
+      spec.vocab_size = 50'000;
+      spec.shard_number = static_cast<std::uint32_t>(entries.size());
+      std::vector<std::vector<std::byte>> columns;
+      for (const char* column : {"source", "doc_id", "doc_offset", "next_token", "original_index"}) {
+        spec.columns.push_back({column, required_type(column)});
+        columns.emplace_back(kChunks * size_of(required_type(column)));
+      }
+      const std::vector<std::uint16_t> tokens(kChunks * kTokens, 7);
+      const std::vector<std::span<const std::byte>> spans(columns.begin(), columns.end());
+      ShardWriter writer(folder / name, spec);
+      writer.append(kChunks, bytes(tokens), {}, spans);
+      const ShardSummary summary = writer.finish();
+      entries.push_back({.name = name, .bytes = summary.bytes, .chunks = summary.chunks, .root = summary.root});
+    }
+    for (const ShardEntry& entry : entries) {
+      // Out of the page cache, as far as the file system lets it go, before a map holds on to it.
+      const Descriptor file(::open((folder / entry.name).c_str(), O_RDONLY | O_CLOEXEC));
+      ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED);
+    }
+    SetSpec spec;
+    spec.chunk_tokens = kTokens;
+    spec.vocab_size = 50'000;
+    set = std::make_shared<const ShardSet>(folder, spec, entries);
+  }
+
+  [[nodiscard]] bool is_cold() const {
+    return set->shard(0).is_resident(300) == std::optional(false) &&
+           set->shard(1).is_resident(300) == std::optional(false);
+  }
+
+  [[nodiscard]] bool is_resident(std::uint64_t chunk) const {
+    const ChunkPlace at = set->place(chunk);
+    return at.shard->is_resident(at.index).value();
+  }
+
+  std::shared_ptr<const ShardSet> set;
+};
+
+bool becomes_resident(const TwoShards& shards, std::uint64_t chunk) {
+  for (int i = 0; i < 500 && !shards.is_resident(chunk); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  return shards.is_resident(chunk);
+}
+
+// What the kernel keeps about the map of a file: "rr" where it is read at random.
+std::string map_flags(const std::filesystem::path& path) {
+  std::ifstream maps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(path.string()) != std::string::npos) inside = true;
+    if (inside && line.starts_with("VmFlags:")) return line + " ";
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("announced chunks come into memory, in every shard, and no others") {
+  const TemporaryFolder folder;
+  const TwoShards shards(folder.path());
+  if (!shards.is_cold()) {
+    MESSAGE("the file system keeps its pages: nothing to see here");
+    return;
+  }
+  LookAhead look_ahead(shards.set);
+  const std::vector<std::uint64_t> ids = {900, 10, 599, 600, 500, 300, 11, 1199, 700};
+  look_ahead.announce(ids);
+  for (const std::uint64_t id : ids) CHECK(becomes_resident(shards, id));
+  for (const std::uint64_t id : std::array<std::uint64_t, 5>{100, 301, 400, 705, 1000})
+    CHECK_FALSE(shards.is_resident(id));
+}
+
+TEST_CASE("a shard is read at random or with the kernel's own read-ahead, as the window has it") {
+  const TemporaryFolder folder;
+  const TwoShards shards(folder.path());
+  LookAhead look_ahead(shards.set);
+  std::vector<std::uint64_t> forward(64);
+  std::iota(forward.begin(), forward.end(), std::uint64_t{500});
+  std::vector<std::uint64_t> scattered(64);
+  for (std::size_t i = 0; i < scattered.size(); ++i) scattered[i] = i * 37 % 600;
+  look_ahead.announce(scattered);
+  if (map_flags(folder / "a").empty()) {
+    MESSAGE("the kernel does not show the flags of a map");
+    return;
+  }
+  CHECK(map_flags(folder / "a").find(" rr ") != std::string::npos);
+  look_ahead.announce(forward);
+  CHECK(map_flags(folder / "a").find(" rr ") == std::string::npos);
+}
+
+TEST_CASE("what is in memory is asked for no more, until something is not") {
+  const TemporaryFolder folder;
+  const TwoShards shards(folder.path());
+  LookAhead look_ahead(shards.set);
+  const auto announce = [&](std::uint64_t middle, std::uint64_t other) {
+    look_ahead.announce(std::vector<std::uint64_t>{other, middle});
+  };
+  if (!shards.is_cold()) {
+    MESSAGE("the file system keeps its pages: nothing to see here");
+    return;
+  }
+  shards.set->shard(0).expect(Access::kRandom);
+  shards.set->check_payload(5);
+  for (int i = 0; i < 100; ++i) announce(5, 5);
+  announce(5, 400);
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  CHECK_FALSE(shards.is_resident(400));
+  announce(450, 400);
+  CHECK(becomes_resident(shards, 400));
+  announce(5, 420);  // one window in memory is not enough
+  CHECK(becomes_resident(shards, 420));
+}
+
+TEST_CASE("a shard that is gone is no error of the announcement") {
+  const TemporaryFolder folder;
+  const TwoShards shards(folder.path());
+  std::filesystem::remove(folder / "b");
+  LookAhead look_ahead(shards.set);
+  look_ahead.announce(std::vector<std::uint64_t>{700, 800, 900});
+  CHECK_THROWS_AS(shards.set->check_payload(800), FileError);
+}
