@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fluxcore.ops._checks import DTYPES
+from fluxcore.ops._checks import DTYPES, check_dense
 from fluxcore.ops._linear_head import Plan
 from fluxcore.ops._linear_schedule import LinearOptions, Passes, check_options
 
@@ -40,6 +40,7 @@ def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, prefix: st
 
 
 def _check_floating(name: str, value: Tensor, way_out: str) -> None:
+    check_dense(name, value)
     if value.is_quantized or value.dtype not in DTYPES:
         raise TypeError(f"`{name}` must be float32, bfloat16, float16 or float64, got {value.dtype}{way_out}")
 

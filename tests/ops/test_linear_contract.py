@@ -221,6 +221,7 @@ HIDDEN_THAT_NEEDS_GRADIENT = torch.ones(2, 4, requires_grad=True)
         (ValueError, r"`linear_weight` must be \[V, D\] .* got \(3,\)", {"linear_weight": torch.ones(3)}),
         (ValueError, r"column for each of the 4 hidden states .* \(4, 3\)\n\n", {"linear_weight": torch.ones(4, 3)}),
         (ValueError, "`linear_weight` must be on .*meta\n\nIts values", {"linear_weight": WEIGHT.to("meta")}),
+        (TypeError, "`linear_weight` must be dense, got torch.sparse_coo", {"linear_weight": WEIGHT.to_sparse()}),
         (ValueError, r"`linear_bias` must have one element a class, 3, got \(4,\)", {"linear_bias": torch.ones(4)}),
         (ValueError, r"`target` must have the shape of .*\(2,\), got \(3,\)", {"target": torch.ones(3).long()}),
         (TypeError, "`options` must be a LinearOptions, .* got int", {"options": 7}),
