@@ -135,6 +135,7 @@ class Call:
         plan = self.plan(1 if self.top_k else MAX_SPLITS, threads)
         N, splits = self.logits.shape[0], plan.splits
         moments = (self.outputs | self.variant["PENALTY"]) & 12 > 0  # more state a thread
+        stable_weights = self.variant["STABLE"] and self.variant["WEIGHTS"] > 0
         partial, partial_column = state, argmax
         if splits > 1:
             partial = state.new_empty((8 if self.variant["WEIGHTS"] else 5, N, splits))
@@ -146,7 +147,7 @@ class Call:
             **options, **self.shape, SLOTS=triton.next_power_of_2(max(1, self.top_k)), GRADIENT_SLOTS=self.slots(),
             ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, GRADIENT_DEPTH=min(plan.depth, 32 // self.layout.vec),
             WHOLE_ROW=plan.regime == "rows", GRADIENT=gradient is not None and splits == 1,
-            **launch_options(self.crowded or (threads > THREADS and moments), plan),
+            **launch_options(self.crowded or (moments if threads > THREADS else stable_weights), plan),
         )  # fmt: skip
         if splits > 1:
             cross_entropy_merge_kernel[(N,)](

@@ -10,11 +10,11 @@ prints one JSON object a kernel. MODULE has a dict CASES of case functions; ARCH
 
 import importlib
 import json
-import re
+import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
+
+from support import machine_code
+from support.machine_code import count
 
 TYPES = {
     torch.float32: "fp32",
@@ -47,20 +50,19 @@ class Report:
     local_bytes: int
     """Local memory of a thread: spills and arrays."""
     wide_loads: int
-    """16-byte global loads in the hot part: the loop with most exponentials (the two with most, where a row is read
-    twice), with most reciprocal roots if there are no exponentials, or all if neither is in a loop."""
+    """16-byte global loads in the hot part: the loops over a row, or all if there are none."""
     narrow_loads: int
     """Other global loads there."""
-    shuffles: int
+    exchanges: int
     """Exchanges between threads there: shuffles, shared memory and barriers."""
-    instructions: int
-    """Instructions there, which is for `elements` elements."""
-    special: int
-    """Special-function instructions there: exponentials, logarithms, reciprocals and roots."""
-    multiply_adds: int
-    """Additions, multiplications and both at once there, in float32."""
-    elements: int
-    """Elements, or pairs of them, that a thread takes through the hot part."""
+    instructions: float
+    """Instructions there, for an element or a pair of them; this and all below is 0 for a merge of rows' parts."""
+    special: float
+    """Special-function instructions there, for an element: exponentials, logarithms, reciprocals and roots."""
+    multiply_adds: float
+    """Additions, multiplications and both at once there, for an element, in float32."""
+    doubles: float
+    """Arithmetic there, for an element, in float64."""
 
 
 @dataclass
@@ -116,89 +118,51 @@ def compile_launch(launch: Launch, arch: str) -> CompiledKernel:
     return triton.compile(source, target=target, options=options)
 
 
-def inspect_cuda(binary: bytes, loops: int = 1) -> dict[str, Any]:
-    """Registers, local memory and instructions of a cubin, by the tools that Triton brings."""
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(binary)
-        usage = _output(tools / "cuobjdump", "--dump-resource-usage", file.name)
-        assembly = _output(tools / "nvdisasm", "-c", file.name)
-    lines = re.findall(r"^\s*(?:(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(.*?);)", assembly, re.MULTILINE)
-    stack, local = (int(n) for n in re.search(r"STACK:(\d+).*?LOCAL:(\d+)", usage).groups())
-    hot = _hot_part(lines, branch=r"\bBRA.*?`\((\.L_x_\d+)\)", marks=("MUFU.EX2", "MUFU.RSQ"), count=loops)
-    return {
-        "registers": int(re.search(r"REG:(\d+)", usage)[1]),
-        "local_bytes": stack + local,
-        "wide_loads": sum(".128" in op for op in hot if "LDG" in op),
-        "narrow_loads": sum(".128" not in op for op in hot if "LDG" in op),
-        "shuffles": sum(bool(re.search(r"\b(SHFL|LDS|STS|BAR|REDUX)\b", op)) for op in hot),
-        "instructions": len(hot),
-        "special": sum("MUFU" in op for op in hot),
-        "multiply_adds": sum(bool(re.search(r"\bF(ADD|MUL|FMA)\b", op)) for op in hot),
-    }
-
-
-def inspect_amd(assembly: str, loops: int = 1) -> dict[str, Any]:
-    """The same of AMD assembly; registers are the vector registers. Scalar ones may spill into those."""
-
-    def field(name: str) -> int:
-        return int(re.search(rf"\.{name}:\s+(\d+)", assembly)[1])
-
-    lines = re.findall(r"^(?:(\.?LBB\w+):|\s+([a-z][a-z0-9_]+.*?)$)", assembly, re.MULTILINE)
-    hot = _hot_part(lines, branch=r"\bs_c?branch\S*\s+(\.?LBB\w+)", marks=("v_exp_f32", "v_rsq_f32"), count=loops)
-    return {
-        "registers": field("vgpr_count"),
-        "local_bytes": field("private_segment_fixed_size"),
-        "wide_loads": sum("load_dwordx4" in op for op in hot),
-        "narrow_loads": sum(bool(re.search(r"(global|buffer)_load_(?!dwordx4)", op)) for op in hot),
-        "shuffles": sum(bool(re.search(r"\b(ds_|s_barrier)", op)) for op in hot),
-        "instructions": len(hot),
-        "special": sum(bool(re.search(r"\bv_(exp|log|rcp|rsq|sqrt)_f32", op)) for op in hot),
-        "multiply_adds": sum(bool(re.search(r"\bv_(pk_)?(add|sub|mul|fma|fmac|fmaak|fmamk)_f32", op)) for op in hot),
-    }
-
-
-def _hot_part(lines: list[tuple[str, str]], branch: str, marks: tuple[str, str], count: int) -> list[str]:
-    labels: dict[str, int] = {}
-    operations: list[str] = []
-    loops: list[list[str]] = []
-    for label, operation in lines:
-        if label:
-            labels[label] = len(operations)
-            continue
-        operations.append(operation)
-        target = re.search(branch, operation)
-        if target and target[1] in labels:
-            loops.append(operations[labels[target[1]] :])
-    heats = ([sum(mark in op for op in loop) for loop in loops] for mark in marks)
-    heat = next((heat for heat in heats if any(heat)), None)
-    if heat is None:
-        return operations
-    # Of nested loops the inner one counts.
-    hottest = sorted(zip(heat, loops, strict=True), key=lambda pair: (-pair[0], len(pair[1])))
-    return [operation for _, loop in hottest[:count] for operation in loop]
-
-
-def _output(*command: object) -> str:
-    return subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True).stdout
-
-
 def inspect(case: str, arch: str, launch: Launch) -> Report:
     """Compile and read one launch."""
-    compiled = compile_launch(launch, arch)
-    loops = 2 if launch.arguments.get("READS") == 3 else 1
-    if arch.startswith("gfx"):
-        found = inspect_amd(compiled.asm["amdgcn"], loops)
-    else:
-        found = inspect_cuda(compiled.asm["cubin"], loops)
-    elements = launch.arguments.get("DEPTH", 0) * launch.arguments.get("VEC", 0)
-    return Report(case=case, kernel=launch.kernel.__name__, arch=arch, elements=elements, **found)
+    assembly = compile_launch(launch, arch).asm
+    amd = arch.startswith("gfx")
+    code = machine_code.read_amd(assembly["amdgcn"]) if amd else machine_code.read_cuda(assembly["cubin"])
+    given, dialect = launch.arguments, code.dialect
+    passes = code.two_hottest() if given.get("READS") == 3 else code.passes()
+    hot = [operation for operations in passes for operation in operations]
+    wide_loads = count(dialect.wide_load, hot)
+
+    def per_element(pattern: str) -> float:
+        if "DEPTH" not in given:
+            return 0
+        total = 0.0
+        for operations in passes:
+            depth = given["DEPTH"]
+            if count(dialect.store, operations):  # the gradient of rows, which a forward kernel takes in smaller tiles
+                depth = given.get("GRADIENT_DEPTH", depth)
+            total += count(pattern, operations) / (depth * given["VEC"])
+        return total
+
+    return Report(
+        case=case,
+        kernel=launch.kernel.__name__,
+        arch=arch,
+        registers=code.registers,
+        local_bytes=code.local_bytes,
+        wide_loads=wide_loads,
+        narrow_loads=count(dialect.load, hot) - wide_loads,
+        exchanges=count(dialect.exchange, hot),
+        instructions=per_element(""),
+        special=per_element(dialect.special),
+        multiply_adds=per_element(dialect.multiply_add),
+        doubles=per_element(dialect.double),
+    )
 
 
-def reports(module: str, wanted: list[str]) -> list[Report]:
-    """Reports of the cases `wanted` ("CASE:ARCH") of the dict CASES in `module`, made in a process of its own."""
-    import os
+def reports(module: str, wanted: list[str], processes: int = 1) -> list[Report]:
+    """Reports of the cases `wanted` ("CASE:ARCH") of the dict CASES in `module`, made in processes of their own."""
+    with ThreadPoolExecutor(processes) as workers:
+        parts = list(workers.map(lambda i: _reports(module, wanted[i::processes]), range(processes)))
+    return [report for part in parts for report in part]
 
+
+def _reports(module: str, wanted: list[str]) -> list[Report]:
     tests = str(Path(__file__).parents[1])
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])

@@ -1,6 +1,14 @@
-"""Launches whose machine code is checked without a GPU; a new kernel adds its lines here."""
+"""Launches whose machine code is checked without a GPU; a new kernel adds its lines here.
 
+A case is named OP_WAY/SHAPE/DTYPE/VARIANT. Whatever is compiled differently meets every data type in the loop at
+V = 50257, where rows are not aligned, and every other regime in one data type. A cross entropy with its gradient has
+both passes in it, so that the two alone are compiled for bf16 and for the plainest only.
+"""
+
+from collections.abc import Callable
 from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from fluxcore.kernels.cross_entropy import launch_cross_entropy_bwd, launch_cross_entropy_fwd
@@ -41,40 +49,24 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     class_weights: bool = False,
     probabilities: bool = False,
+    softcap: float = 0.0,
+    outputs: int = 0,
 ) -> None:
     """Launch forward ("fwd"), forward with the gradient ("fused") or backward ("bwd"); shapes as for softmax_stats."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     x, share, dx = torch.empty((3, N, V), dtype=dtype)
     row, weight = torch.empty(N, dtype=wide), torch.empty(V, dtype=wide) if class_weights else None
     index = torch.empty(N, dtype=torch.int64)
-    inputs = (x, share if probabilities else index, weight, row, None)
-    options = (link, "none", -100, label_smoothing, 0.1, penalty, 0.5, top_k, 0, 1.0, 0.0)
+    inputs = (x, share if probabilities else index, weight, row, row if penalty else None)
+    temperature = 0.5 if softcap else 1.0
+    options = (link, "none", -100, label_smoothing, 0.1, penalty, 0.5, top_k, outputs, temperature, softcap)
     state, top_index, totals = torch.empty((7, N), dtype=wide), torch.empty((N, top_k), dtype=torch.int32), row[:4]
+    stats = torch.empty((outputs.bit_count(), N), dtype=wide)
     if way == "bwd":
         launch_cross_entropy_bwd(row, *inputs, index, state, top_index, totals, *options, dx)
     else:
         gradient = dx if way == "fused" else None
-        launch_cross_entropy_fwd(*inputs, *options, row, state[:0], index, state, top_index, totals, gradient)
-
-
-_SHAPES = {"rows-1000": (64, 1000), "rows-257": (64, 257), "loop-50257": (64, 50257), "split-50304": (2, 50304)}
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
-_OUTPUTS = {
-    "logprob+entropy": {"outputs": LOG_PROB_AND_ENTROPY},
-    "all-but-top-k": {"outputs": ALL_BUT_TOP_K},
-    "all-k8": {"outputs": ALL, "top_k": 8},
-    "softcap": {"outputs": LOG_PROB_AND_ENTROPY, "softcap": 30.0},
-}
-
-CASES = {
-    f"softmax_stats_{direction}/{shape}/{dtype}/{outputs}": partial(
-        softmax_stats, *_SHAPES[shape], _DTYPES[dtype], **_OUTPUTS[outputs], backward=direction == "bwd"
-    )
-    for direction in ("fwd", "bwd")
-    for shape in _SHAPES
-    for dtype in _DTYPES
-    for outputs in _OUTPUTS
-}
+        launch_cross_entropy_fwd(*inputs, *options, row, stats, index, state, top_index, totals, gradient)
 
 
 def kl_div(
@@ -84,44 +76,71 @@ def kl_div(
     direction: str,
     *,
     backward: bool = False,
-    apart: int = 0,
-    temperature: float = 1.0,
+    scaled: bool = False,
 ) -> None:
-    """Launch forward or backward; `apart`: by how many elements the reference's rows are longer than the policy's."""
+    """Launch forward or backward; `scaled`: with a temperature and token weights."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    logits, gradient = torch.empty((2, N, V), dtype=dtype)
-    ref_logits = torch.empty((N, V + apart), dtype=dtype)[:, :V]
+    logits, ref_logits, gradient = torch.empty((3, N, V), dtype=dtype)
     rows, state, totals = torch.empty(N, dtype=wide), torch.empty((5, N), dtype=wide), torch.empty(1, dtype=wide)
-    options = (direction, 0.5, "none", temperature)
+    options = (direction, 0.5, "none", 0.5 if scaled else 1.0)
+    weight = rows if scaled else None
     if backward:
-        launch_kl_div_bwd(rows, logits, ref_logits, rows, state, totals, *options, gradient)
+        launch_kl_div_bwd(rows, logits, ref_logits, weight, state, totals, *options, gradient)
     else:
-        launch_kl_div_fwd(logits, ref_logits, rows, *options, rows, state, totals)
+        launch_kl_div_fwd(logits, ref_logits, weight, *options, rows, state, totals)
 
 
-CASES |= {
-    f"kl_div_{way}/{shape}/{dtype}/{direction}": partial(
-        kl_div, *_SHAPES[shape], _DTYPES[dtype], direction, backward=way == "bwd"
-    )
-    for way in ("fwd", "bwd")
-    for shape in _SHAPES
-    for dtype in _DTYPES
-    for direction in ("policy_ref", "ref_policy", "jsd")
+_SHAPES = {"rows-1000": (64, 1000), "rows-257": (64, 257), "loop-50257": (64, 50257), "split-50304": (2, 50304)}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
+_STATS: dict[str, dict[str, Any]] = {
+    "all-but-top-k": {"outputs": ALL_BUT_TOP_K},
+    "logprob+entropy": {"outputs": LOG_PROB_AND_ENTROPY},
+    "all-k8": {"outputs": ALL, "top_k": 8},
+    "softcap": {"outputs": LOG_PROB_AND_ENTROPY, "softcap": 30.0},
 }
-
-_LOSSES = {
+_DIVERGENCES: dict[str, dict[str, Any]] = {
+    "policy_ref": {"direction": "policy_ref"},
+    "ref_policy": {"direction": "ref_policy"},
+    "jsd": {"direction": "jsd"},
+    "policy_ref-scaled": {"direction": "policy_ref", "scaled": True},
+}
+_LOSSES: dict[str, dict[str, Any]] = {
     "plain": {},
     "neg_entropy": {"penalty": "neg_entropy"},
+    "all-stats": {"outputs": ALL_BUT_TOP_K, "penalty": "non_max_sum"},
+    "top_k_mass": {"penalty": "top_k_mass", "top_k": 8},
+    "softcap": {"softcap": 30.0},
     "smooth": {"label_smoothing": 0.1},
+    "smooth-weights": {"label_smoothing": 0.1, "class_weights": True},
     "probabilities": {"probabilities": True},
+    "probabilities-weights": {"probabilities": True, "class_weights": True},
     "stablemax": {"link": "stablemax"},
+    "stablemax-weights": {"link": "stablemax", "label_smoothing": 0.1, "class_weights": True},
+    "stablemax-probabilities": {"link": "stablemax", "probabilities": True},
 }
-CASES |= {
-    f"cross_entropy_{name}": partial(cross_entropy, *_SHAPES["loop-50257"], torch.bfloat16, way, **_LOSSES[loss])
-    for loss in _LOSSES
-    for way, name in (
-        ("fwd", f"fwd/loop-50257/bf16/{loss}"),
-        ("fused", f"fwd/loop-50257/bf16/{loss}+gradient"),
-        ("bwd", f"bwd/loop-50257/bf16/{loss}"),
-    )
-}
+
+
+def _cases(
+    op: str, launch: Callable[..., None], variants: dict[str, dict[str, Any]], ways: dict[str, dict[str, Any]]
+) -> dict[str, Callable[[], None]]:
+    """Cases of an op, whose launch takes the arguments of a way and of a variant."""
+    cases: dict[str, Callable[[], None]] = {}
+    for (v, variant), (r, regime), (d, dtype) in product(enumerate(variants), enumerate(_SHAPES), enumerate(_DTYPES)):
+        loop = regime == "loop-50257"
+        if not loop and (v + r) % len(_DTYPES) != d:
+            continue
+        for way, how in ways.items():
+            if "fwd+gradient" in ways and way != "fwd+gradient" and not (loop and (v == 0 or dtype == "bf16")):
+                continue
+            case = f"{op}_{way.partition('+')[0]}/{regime}/{dtype}/{variant}{way[3:]}"
+            cases[case] = partial(launch, *_SHAPES[regime], _DTYPES[dtype], **variants[variant], **how)
+    return cases
+
+
+_WAYS: dict[str, dict[str, Any]] = {"fwd": {"backward": False}, "bwd": {"backward": True}}
+_FUSED: dict[str, dict[str, Any]] = {"fwd": {"way": "fwd"}, "fwd+gradient": {"way": "fused"}, "bwd": {"way": "bwd"}}
+CASES = (
+    _cases("softmax_stats", softmax_stats, _STATS, _WAYS)
+    | _cases("kl_div", kl_div, _DIVERGENCES, _WAYS)
+    | _cases("cross_entropy", cross_entropy, _LOSSES, _FUSED)
+)
