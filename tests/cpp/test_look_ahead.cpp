@@ -64,7 +64,7 @@ class TwoShards {
 
   [[nodiscard]] bool is_resident(std::uint64_t chunk) const {
     const ChunkPlace at = set->place(chunk);
-    return at.shard->is_resident(at.index).value();
+    return at.shard->is_resident(at.index).value_or(false);
   }
 
   std::shared_ptr<const ShardSet> set;
@@ -100,8 +100,9 @@ TEST_CASE("announced chunks come into memory, in every shard, and no others") {
   const std::vector<std::uint64_t> ids = {900, 10, 599, 600, 500, 300, 11, 1199, 700};
   look_ahead.announce(ids);
   for (const std::uint64_t id : ids) CHECK(becomes_resident(shards, id));
-  for (const std::uint64_t id : std::array<std::uint64_t, 5>{100, 301, 400, 705, 1000})
+  for (const std::uint64_t id : std::array<std::uint64_t, 5>{100, 301, 400, 705, 1000}) {
     CHECK_FALSE(shards.is_resident(id));
+  }
 }
 
 TEST_CASE("a shard is read at random or with the kernel's own read-ahead, as the window has it") {
