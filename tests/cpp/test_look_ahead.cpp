@@ -71,8 +71,9 @@ class TwoShards {
 };
 
 bool becomes_resident(const TwoShards& shards, std::uint64_t chunk) {
-  for (int i = 0; i < 500 && !shards.is_resident(chunk); ++i)
+  for (int i = 0; i < 500 && !shards.is_resident(chunk); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   return shards.is_resident(chunk);
 }
 
