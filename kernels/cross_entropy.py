@@ -18,6 +18,7 @@ from fluxcore.kernels.cross_entropy_kernels import (
 from fluxcore.kernels.cross_entropy_totals import cross_entropy_sum_kernel, cross_entropy_totals_kernel
 from fluxcore.kernels.row_gradient import MAX_SPLITS as MAX_GRADIENT_SPLITS
 from fluxcore.kernels.rows import (
+    LANE_ELEMENTS,
     THREADS,
     RowLayout,
     RowPlan,
@@ -51,6 +52,16 @@ def threads_to_read_twice(logits: Tensor, crowded: bool) -> int:
     most = 2 * THREADS if crowded else 4 * THREADS  # a crowded one needs 255 registers a thread
     wanted: int = THREADS * triton.next_power_of_2(max(1, row_bytes // 32768))
     return min(most, wanted)
+
+
+def lane_elements(target: Tensor, weight: Tensor | None, link: str, label_smoothing: float) -> int:
+    """Most elements of a short row that a thread takes in the forward pass.
+
+    They stay in registers together with what goes with each: its probability, weight and logarithm of StableMax.
+    """
+    has_shares = target.is_floating_point() or label_smoothing > 0
+    beside = target.is_floating_point() + (has_shares and weight is not None) + (has_shares and link == "stablemax")
+    return LANE_ELEMENTS // 2 if beside >= 2 else LANE_ELEMENTS
 
 
 class Call:
@@ -87,6 +98,7 @@ class Call:
         vec = self.layout.vec
         self.outputs, self.top_k = outputs, top_k
         self.crowded = is_crowded(logits, target, weight, link, top_k, softcap)
+        self.lane_elements = lane_elements(target, weight, link, label_smoothing)
         self.variant: dict[str, Any] = {
             "PENALTY": PENALTY_BITS[penalty],
             "WEIGHTS": weights,
@@ -103,11 +115,11 @@ class Call:
             "VEC": vec,
         }
 
-    def plan(self, max_splits: int, threads: int = THREADS) -> RowPlan:
+    def plan(self, max_splits: int, threads: int = THREADS, per_lane: int = LANE_ELEMENTS) -> RowPlan:
         """The launch of a kernel over the rows."""
         layout, (N, V) = self.layout, self.logits.shape
         programs = programs_to_fill(self.logits.device)
-        return plan_rows(N, V, self.logits.element_size(), layout.edges, programs, max_splits, threads)
+        return plan_rows(N, V, self.logits.element_size(), layout.edges, programs, max_splits, threads, per_lane)
 
     @cached_property
     def shifted(self) -> Tensor | None:
@@ -132,10 +144,8 @@ class Call:
         """Fill everything but `totals`; `loss` [N]."""
         threads = THREADS if gradient is None else threads_to_read_twice(self.logits, self.crowded)
         # The top k of a row are found by one program.
-        plan = self.plan(1 if self.top_k else MAX_SPLITS, threads)
+        plan = self.plan(1 if self.top_k else MAX_SPLITS, threads, self.lane_elements)
         N, splits = self.logits.shape[0], plan.splits
-        moments = (self.outputs | self.variant["PENALTY"]) & 12 > 0  # more state a thread
-        stable_weights = self.variant["STABLE"] and self.variant["WEIGHTS"] > 0
         partial, partial_column = state, argmax
         if splits > 1:
             partial = state.new_empty((8 if self.variant["WEIGHTS"] else 5, N, splits))
@@ -147,7 +157,7 @@ class Call:
             **options, **self.shape, SLOTS=triton.next_power_of_2(max(1, self.top_k)), GRADIENT_SLOTS=self.slots(),
             ROWS=plan.rows, LANES=plan.lanes, DEPTH=plan.depth, GRADIENT_DEPTH=min(plan.depth, 32 // self.layout.vec),
             WHOLE_ROW=plan.regime == "rows", GRADIENT=gradient is not None and splits == 1,
-            **launch_options(self.crowded or (moments if threads > THREADS else stable_weights), plan),
+            **launch_options(self.crowded or self.many_registers(threads), plan),
         )  # fmt: skip
         if splits > 1:
             cross_entropy_merge_kernel[(N,)](
@@ -156,6 +166,13 @@ class Call:
             if gradient is not None:
                 one = torch.ones((), dtype=state.dtype, device=state.device)
                 self.launch_gradient(one, argmax, state, top_index, totals, gradient)
+
+    def many_registers(self, threads: int) -> bool:
+        """Whether ptxas would spill a few bytes of a forward pass rather than take as many registers as it needs."""
+        weights, moments = self.variant["WEIGHTS"], (self.outputs | self.variant["PENALTY"]) & 12
+        if self.variant["STABLE"]:
+            return weights > 0 and threads == THREADS
+        return weights & 6 > 0 or (moments > 0 and threads > THREADS)
 
     def launch_gradient(
         self, upstream: Tensor, argmax: Tensor, state: Tensor, top_index: Tensor, totals: Tensor, gradient: Tensor

@@ -100,9 +100,10 @@ def _launch_near(
         partial = torch.empty((7, N, plan.splits), dtype=state.dtype, device=state.device)
     tensors = (x.base, v.base, weight, rows, state, refused, partial)
     where = (logits.stride(0), x.offset, ref_logits.stride(0), v.offset, N, V, scale)
+    # Of the parts of a row with a temperature ptxas would spill two words on sm_100.
+    crowded = logits.dtype == torch.float64 or (plan.splits > 1 and given["SCALED"] > 0)
     kl_div_near_kernel[plan.grid](
-        *tensors, *where, **given, **_tiles(plan, x, v, logits, ref_logits, 32),
-        **launch_options(crowded=logits.dtype == torch.float64),
+        *tensors, *where, **given, **_tiles(plan, x, v, logits, ref_logits, 32), **launch_options(crowded)
     )  # fmt: skip
     if plan.splits > 1:
         kl_div_near_merge_kernel[(N,)](*tensors, *where, **given, SPLITS=plan.splits, num_warps=1)

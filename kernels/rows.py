@@ -17,6 +17,7 @@ from torch import Tensor
 
 NUM_WARPS = 4 if torch.version.hip is None else 2
 THREADS = 128
+LANE_ELEMENTS = 64
 PROGRAMS_A_MULTIPROCESSOR = 4
 NO_COLUMN = tl.constexpr(2**31 - 1)
 LOG2_E = tl.constexpr(1.44269502162933349609375)  # in float32
@@ -59,18 +60,25 @@ def row_layout(x: Tensor) -> RowLayout:
 
 
 def plan_rows(
-    N: int, V: int, element_size: int, edges: bool, programs_wanted: int, max_splits: int, threads: int = THREADS
+    N: int,
+    V: int,
+    element_size: int,
+    edges: bool,
+    programs_wanted: int,
+    max_splits: int,
+    threads: int = THREADS,
+    per_lane: int = LANE_ELEMENTS,
 ) -> RowPlan:
     """Choose the launch for N rows of V classes.
 
     `programs_wanted` is how many programs fill the device; rows are split when there are fewer rows than half of that.
     `threads` are those of a program that has a row to itself.
-    A short row is given few lanes of up to 64 elements (8 in float64), because what is done once a row costs as much
-    as dozens of elements.
+    A short row is given few lanes of up to `per_lane` elements (8 in float64), because what is done once a row costs as
+    much as dozens of elements.
     """
     vec = 16 // element_size
     vectors = V // vec
-    per_lane = 8 if element_size == 8 else 64
+    per_lane = 8 if element_size == 8 else per_lane
     if 32 * per_lane >= V:
         lanes = triton.next_power_of_2(triton.cdiv(V, per_lane))
         lanes = max(lanes, 2 * vec) if edges else lanes

@@ -60,8 +60,9 @@ def _rows(call: OpCall, machine: Machine, row_losses: int) -> list[Launch]:
     loss, stats, argmax, state, top_index, _, gradient = call.results
     logits, fused = inputs["logits"], inputs["with_gradient"]
     cpp = machine.backend == "cpp"
-    max_splits, threads = _max_splits(machine, inputs["top_k"]), _threads(call, machine)
-    walk = row_walk(logits, machine, max_splits=max_splits, threads=threads)
+    threads, per_lane = _threads(call, machine), _per_lane(call, machine)
+    max_splits = _max_splits(machine, inputs["top_k"])
+    walk = row_walk(logits, machine, max_splits=max_splits, threads=threads, per_lane=per_lane)
     read = nbytes(logits, *(inputs[name] for name in _ROW_INPUTS))
     results = nbytes(stats, argmax, state, top_index) + (row_losses or nbytes(loss))
     exps = logits.numel() * exps_an_element(call)
@@ -155,3 +156,12 @@ def _threads(call: OpCall, machine: Machine) -> int | None:
     given = (call.inputs[name] for name in ("target", "weight", "link", "top_k", "softcap"))
     logits = call.inputs["logits"]
     return threads_to_read_twice(logits, is_crowded(logits, *given))
+
+
+def _per_lane(call: OpCall, machine: Machine) -> int | None:
+    """Elements of a short row that a thread takes, in the forward pass."""
+    if machine.backend == "cpp":
+        return None
+    from fluxcore.kernels.cross_entropy import lane_elements
+
+    return lane_elements(*(call.inputs[name] for name in ("target", "weight", "link", "label_smoothing")))

@@ -23,18 +23,22 @@ def has_edges(logits: Tensor) -> bool:
     return bool(logits.stride(0) % vec or logits.shape[1] % vec)
 
 
-def row_walk(logits: Tensor, machine: Machine, *, max_splits: int, threads: int | None = None) -> Walk:
+def row_walk(
+    logits: Tensor, machine: Machine, *, max_splits: int, threads: int | None = None, per_lane: int | None = None
+) -> Walk:
     """The walk over `logits` [N, V] with an aligned address; asks the code that the kernels themselves ask.
 
-    `threads` are those of a GPU program that has a row to itself, if they are not the usual ones.
+    `threads` are those of a GPU program that has a row to itself, `per_lane` the elements of a short row that a thread
+    takes, if they are not the usual ones.
     """
     N, V = logits.shape
     if machine.backend == "cpp":
         rows = _core.softmax_row_grain(N, V, machine.threads)
         return Walk("threads", f"{machine.threads} threads, {rows} rows at a time", 1)
-    from fluxcore.kernels.rows import THREADS, plan_rows
+    from fluxcore.kernels.rows import LANE_ELEMENTS, THREADS, plan_rows
 
-    plan = plan_rows(N, V, logits.element_size(), has_edges(logits), machine.programs, max_splits, threads or THREADS)
+    lanes = (threads or THREADS, per_lane or LANE_ELEMENTS)
+    plan = plan_rows(N, V, logits.element_size(), has_edges(logits), machine.programs, max_splits, *lanes)
     grid = " x ".join(map(str, plan.grid))
     each = f"{plan.rows} rows a program" if plan.splits == 1 else f"{plan.splits} programs a row"
     return Walk(plan.regime, f"grid {grid}, {each}", plan.splits)
