@@ -1,4 +1,5 @@
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -8,6 +9,13 @@ if not torch.cuda.is_available():
     from support.interpreter import prepare_interpreter
 
     prepare_interpreter()
+
+if find_spec("hypothesis"):  # a machine that runs the GPU tests alone has none
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True)
+    settings.register_profile("search", print_blob=True)  # new examples each time
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 @pytest.fixture(autouse=True)

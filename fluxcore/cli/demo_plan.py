@@ -57,7 +57,7 @@ SCALES = {
     ),
     DemoSize.standard: Scale(
         budget_bytes=900 << 10, vocab_size=2048, chunk_tokens=128, model_args=("n_layer=2",),
-        scorer_steps=600, steps=1000, eval_chunks=128,
+        scorer_steps=450, steps=700, eval_chunks=128,
     ),
 }  # fmt: skip
 

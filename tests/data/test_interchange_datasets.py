@@ -156,6 +156,11 @@ def state(change):
     return apply
 
 
+def misname(folder):
+    path = folder / "b.arrow"
+    path.write_bytes(path.read_bytes().replace(b"input_ids", b"input\xffids"))
+
+
 BROKEN = {
     "no state": (lambda folder: (folder / "state.json").unlink(), "it has no state.json"),
     "no JSON": (lambda folder: (folder / "state.json").write_text("{"), "is no list of Arrow files"),
@@ -166,6 +171,7 @@ BROKEN = {
     "cut": (lambda folder: (folder / "b.arrow").write_bytes((folder / "b.arrow").read_bytes()[:300]), "b.arrow` is no"),
     "empty": (lambda folder: (folder / "b.arrow").write_bytes(b""), "b.arrow` is no sound Arrow stream"),
     "column": (lambda folder: (folder / "b.arrow").write_bytes(b"x" * 400), "b.arrow` is no sound Arrow stream"),
+    "name": (misname, "b.arrow` is no sound Arrow stream: 'utf-8' codec can't decode byte 0xff"),
 }
 
 

@@ -82,10 +82,12 @@ def read_batches(path: Path) -> Iterator["pa.RecordBatch"]:
         raise MalformedInputError(f"`{path}`, an Arrow file of the data set, is missing", path=path)
     try:
         with pa.memory_map(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            # Names are decoded when they are asked for: here the error knows the file.
+            _ = (str(stream.schema), stream.schema.names)
             for batch in stream:
                 batch.validate(full=True)
                 yield batch
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise MalformedInputError(f"`{path}` is no sound Arrow stream: {error}", path=path) from error
