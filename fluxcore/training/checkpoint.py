@@ -7,13 +7,13 @@ lists each file with size and SHA-256. `last` and `best` are links, there for pe
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fluxcore.durable import sync
 from fluxcore.errors import CorruptCheckpointError
 
 INDEX = "checkpoint.json"
@@ -171,12 +171,3 @@ def fingerprint(file: Path) -> dict[str, Any]:
     """Size in bytes and SHA-256."""
     with file.open("rb") as opened:
         return {"size": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

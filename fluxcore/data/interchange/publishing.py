@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fluxcore.durable import sync
+
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
@@ -25,16 +27,8 @@ def published_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         for file in (*temporary.iterdir(), temporary):
-            _sync(file)
+            sync(file)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
