@@ -10,7 +10,8 @@ from fluxcore.data.chunk_checks import Array
 from fluxcore.data.manifest import Manifest, ShardInfo
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
 
-_OURS = re.compile(r"\.?shard-[0-9]{6,7}(\.g[0-9]+-[0-9]+)?\.(fxs|fxc)(\.[0-9]+\.tmp)?")
+_SHARD_FILE = r"shard-[0-9]{6,7}(\.g[0-9]+-[0-9]+)?\.(fxs|fxc)"
+_OURS = re.compile(rf"{_SHARD_FILE}|\.({_SHARD_FILE}|manifest\.json)\.[0-9]+\.tmp")
 _PAGE = 4096
 
 

@@ -64,6 +64,17 @@ def test_killing_add_column_leaves_a_sound_set(tmp_path):
     assert {path.name for path in folder.iterdir()} == {*listed, ".fluxcore.lock", "manifest.json"}
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "shard-000000.fxs", "shard-000000.g2-0.fxc"])
+def test_the_next_writer_clears_up_what_was_being_written(tmp_path, name):
+    folder = tmp_path / "set"
+    write(folder)
+    (folder / f".{name}.1791.tmp").write_bytes(b"begun")
+    (folder / f"mine.{name}.tmp").write_bytes(b"not of this package")
+    data.open(folder).add_column("after", np.zeros(len(data.open(folder))))
+    left = {path.name for path in folder.iterdir() if path.name.endswith(".tmp")}
+    assert left == {f"mine.{name}.tmp"}
+
+
 @pytest.fixture
 def _full_disk():
     """No file may grow past 64 KiB: writing fails with EFBIG, as a full disk does with ENOSPC."""
