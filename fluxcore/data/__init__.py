@@ -7,7 +7,7 @@ from fluxcore.data.loader import Loader
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo, SortKey
 from fluxcore.data.order import Order
 from fluxcore.data.selection import Filter
-from fluxcore.data.sort import SortResult, sort
+from fluxcore.data.sort import SortResult, sort, sort_disk_bytes, sort_index
 from fluxcore.data.verify import VerifyReport
 from fluxcore.data.writer import ShardWriter
 
@@ -33,4 +33,6 @@ __all__ = [
     "export",
     "open",
     "sort",
+    "sort_disk_bytes",
+    "sort_index",
 ]

@@ -10,7 +10,9 @@ from fluxcore.data.chunk_checks import Array
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.manifest import SortKey
 
-_TIE_BREAK = ("source", "doc_id", "doc_offset")
+TIE_BREAK = ("source", "doc_id", "doc_offset")
+"""Columns that settle which of two equal values comes first; behind them the chunk id."""
+_INDEX = "order:"
 
 
 def rank_chunks(
@@ -19,7 +21,7 @@ def rank_chunks(
     """Chunk ids by (`column`, source, document id, document offset, chunk id), or None for the identity.
 
     Only `column` is turned round by `descending`; chunks without a score (NaN) come last either way. A data set that is
-    physically sorted so needs no sort, and no column of it is read.
+    physically sorted so needs no sort, and no column of it is read; one with an index by `column` needs none either.
 
     Args:
         ds: the data set.
@@ -27,26 +29,65 @@ def rank_chunks(
         descending: highest value first.
         subset: ascending chunk ids to rank; None for all.
     Raises:
-        ValueError: no such column.
+        ValueError: no such column, or the index is none.
     """
-    if column not in ds.columns:
-        raise ValueError(
-            f"`column` must be a column of the data set ({', '.join(ds.columns)}), got {column!r}"
-            "\n\nScores are added by `fluxcore score` or `Dataset.add_column`."
-        )
+    check_column(ds, column)
     if ds.manifest.sorted_by == SortKey(column=column, descending=descending):
         return subset
+    if index_name(column, descending=descending) in ds.manifest.columns:
+        return _read_index(ds, index_name(column, descending=descending), subset)
     permutation = np.arange(len(ds) if subset is None else len(subset), dtype=np.uint64)
     for keys in _sort_keys(ds, column, descending, subset):
         _core.radix_argsort(keys, permutation)
     return permutation if subset is None else subset[permutation]
 
 
+def check_column(ds: Dataset, column: str) -> None:
+    """Check that there is such a column.
+
+    Raises:
+        ValueError: there is none; the message lists them.
+    """
+    if column not in ds.columns:
+        raise ValueError(
+            f"`column` must be a column of the data set ({', '.join(ds.columns)}), got {column!r}"
+            "\n\nScores are added by `fluxcore score` or `Dataset.add_column`."
+        )
+
+
+def index_name(column: str, *, descending: bool) -> str:
+    """The column that holds, at place i, the id of the i-th chunk by `column`."""
+    return f"{_INDEX}{column}:{'descending' if descending else 'ascending'}"
+
+
+def is_index(column: str) -> bool:
+    """Whether the column numbers chunks of its own data set; in a rearranged one it would mean nothing."""
+    return column.startswith(_INDEX)
+
+
+def _read_index(ds: Dataset, name: str, subset: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+    index = ds.column(name)
+    seen = np.zeros(len(ds), dtype=bool)
+    if index.dtype.kind == "u" and index.max(initial=0) < max(len(ds), 1):
+        seen[index] = True
+    if not seen.all():
+        raise ValueError(
+            f"column `{name}` must hold each chunk id once; it does not\n\nNames that begin with `{_INDEX}` are for"
+            " `fluxcore sort --index-only`."
+        )
+    if subset is not None:
+        wanted = np.zeros(len(ds), dtype=bool)
+        wanted[subset] = True
+        index = index[wanted[index]]
+    permutation: NDArray[np.uint64] = index.astype(np.uint64)
+    return permutation
+
+
 def _sort_keys(
     ds: Dataset, column: str, descending: bool, subset: NDArray[np.uint64] | None
 ) -> Iterator[NDArray[np.uint64]]:
     """Keys that order the chunks, the least significant first."""
-    ties = [_take(ds, name, subset) for name in _TIE_BREAK]
+    ties = [_take(ds, name, subset) for name in TIE_BREAK]
     if not _is_lexicographic(ties):
         for values in reversed(ties):
             yield values.astype(np.uint64)

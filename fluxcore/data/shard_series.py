@@ -1,6 +1,7 @@
 """The shard files of one data set in the making: split by size, described for the manifest."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from fluxcore import _core
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.manifest import Manifest, ShardInfo
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
+from fluxcore.errors import CorruptShardError
 
 _SHARD_FILE = r"shard-[0-9]{6,7}(\.g[0-9]+-[0-9]+)?\.(fxs|fxc)"
 _OURS = re.compile(rf"{_SHARD_FILE}|\.({_SHARD_FILE}|manifest\.json)\.[0-9]+\.tmp")
@@ -25,9 +27,9 @@ def quantiles(values: Array) -> tuple[float, ...]:
     return tuple(float(v) for v in np.quantile(values, [0, 0.25, 0.5, 0.75, 1], method="lower"))
 
 
-def remove_unlisted(folder: Path, manifest: Manifest | None) -> None:
+def remove_unlisted(folder: Path, manifest: Manifest | None, *, keep: Collection[str] = ()) -> None:
     """Take away what an interrupted writer left: our temporary files, and shards that no manifest lists."""
-    listed = set()
+    listed = set(keep)
     for shard in () if manifest is None else manifest.shards:
         listed |= {shard.name, *(sidecar.name for sidecar in shard.sidecars)}
     for path in folder.iterdir():
@@ -51,13 +53,49 @@ class ShardSeries:
         self._writer: _core.ShardWriter | None = None
         self._scores: dict[str, list[Array]] = {}
 
-    def _chunks_within(self, shard_bytes: int) -> int:
+    @property
+    def capacity(self) -> int:
+        """Chunks of a full shard."""
+        return self._capacity
+
+    @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """Those that are finished."""
+        return tuple(self._shards)
+
+    def size_bytes(self, chunks: int) -> int:
+        """What the files of so many chunks take at most."""
+        fixed, chunk = self._sizes()
+        return -(-chunks // self._capacity) * fixed + chunks * chunk
+
+    def adopt(self) -> int:
+        """Take over the full shards that an interrupted writer of the very same data set finished.
+
+        Its UUID tells the same data set: it must follow from all that goes into the shards. Returns their chunks.
+        """
+        while (path := self._folder / shard_name(len(self._shards))).is_file():
+            try:
+                shard = _core.Sidecar(path)
+                found = (shard.is_sidecar, shard.uuid.hex(), shard.shard_number, shard.chunk_count)
+                if found != (False, self._manifest.uuid, len(self._shards), self._capacity):
+                    break
+                scores = {name: shard.column(name) for name in self._manifest.columns}
+            except (CorruptShardError, ValueError, KeyError):
+                break  # it is written again, and the ones behind it
+            self._list_shard(shard.size, shard.chunk_count, shard.root, scores)
+        return sum(info.chunks for info in self._shards)
+
+    def _sizes(self) -> tuple[int, int]:
+        """Bytes of a shard without chunks, at most, and of a chunk in it."""
         manifest = self._manifest
         chunk = manifest.chunk_tokens * np.dtype(manifest.dtype).itemsize + 4  # its tokens and their CRC
         chunk += sum(np.dtype(dtype).itemsize for dtype in self._types.values())
         chunk += (manifest.chunk_tokens + 7) // 8 if manifest.token_mask else 0
         # The superblock, a section a column, TOKENS, CHUNK_CRC, TOKEN_MASK and NAMES, each rounded up to a page.
-        fixed = _PAGE * (len(self._types) + 5) + 64 + sum(1 + len(name) for name in self._types)
+        return _PAGE * (len(self._types) + 5) + 64 + sum(1 + len(name) for name in self._types), chunk
+
+    def _chunks_within(self, shard_bytes: int) -> int:
+        fixed, chunk = self._sizes()
         if not fixed + chunk <= shard_bytes <= 1 << 40:
             raise ValueError(
                 f"`shard_bytes` must be within [{fixed + chunk}, {1 << 40}], so that a chunk fits in, got {shard_bytes}"
@@ -104,7 +142,9 @@ class ShardSeries:
             return
         size, chunks, root = self._writer.finish()
         self._writer = None
-        scores = {name: np.concatenate(parts) for name, parts in self._scores.items()}
+        self._list_shard(size, chunks, root, {name: np.concatenate(parts) for name, parts in self._scores.items()})
+
+    def _list_shard(self, size: int, chunks: int, root: bytes, scores: dict[str, Array]) -> None:
         key = None if self._manifest.sorted_by is None else scores[self._manifest.sorted_by.column]
         self._shards.append(
             ShardInfo(
@@ -124,11 +164,15 @@ class ShardSeries:
         self._finish_shard()
         return tuple(self._shards)
 
-    def discard(self) -> None:
-        """Take away every file of this series."""
+    def discard_unfinished(self) -> None:
+        """Take away the shard in work."""
         if self._writer is not None:
             self._writer.discard()
             self._writer = None
+
+    def discard(self) -> None:
+        """Take away every file of this series."""
+        self.discard_unfinished()
         for number in range(len(self._shards)):
             (self._folder / shard_name(number)).unlink(missing_ok=True)
         self._shards = []

@@ -1,23 +1,25 @@
-"""Write a data set anew, physically sorted by a column."""
+"""Write a data set anew, physically sorted by a column, or keep its chunks and write the order alone."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fluxcore.data.chunk_checks import NO_TOKEN
+from fluxcore import _core
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.dataset import open as open_data_set
+from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import MANIFEST_NAME, SortKey
 from fluxcore.data.manifest import read as read_manifest
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
-from fluxcore.data.ranking import rank_chunks
-from fluxcore.data.writer import ShardWriter
-
-_BATCH_BYTES = 16 << 20
+from fluxcore.data.partitions import WORK_FOLDER, keys_bytes, open_partitions, ranked_ids
+from fluxcore.data.ranking import check_column, index_name, is_index, rank_chunks
+from fluxcore.data.sort_memory import divide_memory
+from fluxcore.data.sort_rows import partition_rows, ranking_rows
+from fluxcore.data.sorted_copy import SortedCopy, copy_bytes, sorted_manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,96 +38,142 @@ def sort(
     column: str,
     descending: bool = False,
     *,
+    memory_bytes: int | None = None,
+    shard_bytes: int = 1 << 30,
     progress: Callable[[int, int], None] | None = None,
 ) -> SortResult:
     """Write the chunks of `src` to a new data set `dst`, ordered by (`column`, source, document, offset, chunk).
 
-    Keys and columns are held in memory (about 100 bytes a chunk); then every chunk is read once, checked, and appended.
     All columns come along; `original_index` still says where a chunk stood when it was first written, so that
-    `Order.sorted("original_index")` has that order back. Nothing stands at `dst` until all chunks and scores do; other
-    added columns follow in a second publication. When `dst` is already this sort of `src`, nothing is done.
+    `Order.sorted("original_index")` has that order back. Each chunk is read once and checked. The same sort of the same
+    data set gives the same bytes, whatever the memory.
+
+    Nothing can be read at `dst` until all of it is there. A run that was killed, or that found the disk full, leaves
+    its finished shards, and the same call goes on from them. When `dst` is already this sort of `src`, nothing is done.
+    The room that all shards need is looked for first.
 
     Args:
         src: a data set or its folder.
-        dst: folder to write; new, or an earlier result.
+        dst: folder to write; new, or what an earlier call left or finished.
         column: name of a score.
         descending: highest first; ties stand as they do when ascending.
-        progress: called with (chunks done, chunks in all).
+        memory_bytes: what may be allocated beyond what the process holds. The chunks are then sorted in partitions, for
+            which `dst` takes 30 bytes a chunk more meanwhile, and are read in sweeps through `src` rather than at
+            random. None: keys and columns of all chunks are held, about 100 bytes each, and no payload.
+        shard_bytes: size at which a new shard is begun.
+        progress: called with (chunks done, chunks in all); those done by an earlier run count.
     Raises:
-        ValueError: no such score, or `dst` is `src`.
+        ValueError: no such score, `dst` is `src`, or `memory_bytes` is too little; the message says what would do.
         FileExistsError: another data set stands at `dst`.
+        DatasetLockedError: another process is writing to `dst`.
         CorruptShardError: a chunk of `src` is not what was written.
-        OSError: writing failed; `dst` is as it was.
+        OSError: writing failed, or there is too little room for it.
     """
     ds = src if isinstance(src, Dataset) else open_data_set(src)
     target = Path(dst)
     if target.resolve() == ds.path.resolve():
         raise ValueError(f"`dst` must be another folder than `src`, got {target}")
     _check_score(ds, column)
-    if _is_sort_of(target, ds, column, descending):
-        return SortResult(target, len(ds), already_sorted=not _add_integer_columns(ds, target))
-    ranking = rank_chunks(ds, column, descending=descending)
-    _write_sorted(
-        ds, target, np.arange(len(ds), dtype=np.uint64) if ranking is None else ranking, column, descending, progress
-    )
-    _add_integer_columns(ds, target)
+    key = SortKey(column=column, descending=descending)
+    if _is_sort_of(target, ds, key):
+        return SortResult(target, len(ds), already_sorted=not _add_missing_columns(ds, target))
+    report = progress or (lambda _done, _total: None)
+    manifest = sorted_manifest(ds, key, shard_bytes)
+    work_bytes = 0 if memory_bytes is None else keys_bytes(len(ds))
+    with SortedCopy(target, manifest, shard_bytes, len(ds), work_bytes) as copy:
+        report(copy.kept, len(ds))
+        if memory_bytes is None:
+            rows = ranking_rows(ds, rank_chunks(ds, column, descending=descending), list(manifest.columns), copy.kept)
+        else:
+            along = (*STANDARD_COLUMNS, *manifest.columns)
+            memory = divide_memory(ds, along, memory_bytes, shard_chunks=copy.shard_chunks)
+            partitions = open_partitions(copy.work_folder, ds, key, memory, identity=manifest.uuid)
+            rows = partition_rows(ds, partitions, list(manifest.columns), copy.kept, batch=memory.batch)
+        done = copy.kept
+        for block in rows:
+            copy.append(block)
+            done += len(block["tokens"])
+            report(done, len(ds))
+        copy.publish()
+    _add_missing_columns(ds, target)
     return SortResult(target, len(ds), already_sorted=False)
 
 
-def _write_sorted(
-    ds: Dataset,
-    target: Path,
-    ranking: NDArray[np.uint64],
-    column: str,
-    descending: bool,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    scores = {name: info.definition for name, info in ds.manifest.columns.items() if info.dtype == "float32"}
-    columns = {name: ds.column(name) for name in (*STANDARD_COLUMNS, *scores)}
-    with ShardWriter(
-        target,
-        chunk_tokens=ds.chunk_tokens,
-        dtype=ds.token_dtype.name,
-        vocab_size=ds.vocab_size,
-        sources=ds.sources,
-        tokenizer=None if ds.manifest.tokenizer is None else bytes.fromhex(ds.manifest.tokenizer),
-        score_columns=scores,
-        sorted_by=(column, descending),
-        parent=ds.manifest.hash,
-        token_mask=ds.manifest.token_mask,
-    ) as writer:
-        rows = max(_BATCH_BYTES // (ds.chunk_tokens * ds.token_dtype.itemsize), 1)
-        for start in range(0, len(ranking), rows):
-            ids = ranking[start : start + rows]
-            tokens, _ = ds._core.gather(ids, out=ds.token_dtype.name, targets=False, verify=True)
-            batch = {name: values[ids] for name, values in columns.items()}
-            following = batch["next_token"].astype(np.int64)
-            writer.append_batch(
-                tokens,
-                sources=batch["source"],
-                doc_ids=batch["doc_id"],
-                doc_offsets=batch["doc_offset"],
-                next_tokens=np.where(following == NO_TOKEN, -1, following),
-                valid_lens=batch["valid_len"],
-                original_index=batch["original_index"],
-                scores={name: batch[name] for name in scores},
-                mask=np.array([ds.token_mask(int(i)) for i in ids]) if ds.manifest.token_mask else None,
-            )
-            if progress is not None:
-                progress(start + len(ids), len(ranking))
+def sort_disk_bytes(
+    src: Dataset | str | PathLike[str], column: str, *, memory_bytes: int | None = None, shard_bytes: int = 1 << 30
+) -> int:
+    """What `sort` takes on the disk at most, its temporary files included.
+
+    Raises:
+        ValueError: no such score, or `shard_bytes` is out of range.
+    """
+    ds = src if isinstance(src, Dataset) else open_data_set(src)
+    _check_score(ds, column)
+    manifest = sorted_manifest(ds, SortKey(column=column, descending=False), shard_bytes)
+    return copy_bytes(manifest, shard_bytes, len(ds)) + (0 if memory_bytes is None else keys_bytes(len(ds)))
 
 
-def _is_sort_of(target: Path, ds: Dataset, column: str, descending: bool) -> bool:
+def sort_index(
+    src: Dataset | str | PathLike[str], column: str, descending: bool = False, *, memory_bytes: int | None = None
+) -> SortResult:
+    """Write the order by (`column`, source, document, offset, chunk) beside a data set; its chunks stay where they are.
+
+    It is an added column, `order:COLUMN:ascending` or `:descending`, which holds at place i the id of the i-th chunk.
+    Every order by `column` then takes it from there in place of sorting.
+
+    Args:
+        src: a data set or its folder; one that is open already knows the column after it is opened anew.
+        column: name of a score or another column.
+        descending: highest first; ties stand as they do when ascending.
+        memory_bytes: what may be allocated beyond what the process holds, and 8 bytes a chunk of a shard; None: 60
+            bytes a chunk.
+    Raises:
+        ValueError: no such column, its name is too long for that of an index, or `memory_bytes` is too little.
+        DatasetLockedError: another process is writing to the data set.
+        CorruptShardError: a column is not what was written.
+        OSError: the folder cannot be written to, or the disk is full; the data set is as it was.
+    """
+    ds = open_data_set(src.path if isinstance(src, Dataset) else src)
+    check_column(ds, column)
+    name = index_name(column, descending=descending)
+    if fault := _core.fault_of_column_name(name):
+        raise ValueError(f"{name!r}, the index by `column`, cannot name a column: {fault}")
+    if name in ds.columns:
+        return SortResult(ds.path, len(ds), already_sorted=True)
+    dtype = np.dtype(np.uint32 if len(ds) < 1 << 32 else np.uint64)
+    definition = f"Chunk ids by {column}, {'descending' if descending else 'ascending'}; then source, document, place."
+    if memory_bytes is None:
+        ranking = rank_chunks(ds, column, descending=descending)
+        ids = np.arange(len(ds)) if ranking is None else ranking
+        ds.add_column(name, ids.astype(dtype), definition=definition)
+        return SortResult(ds.path, len(ds), already_sorted=False)
+    key = SortKey(column=column, descending=descending)
+    memory = divide_memory(ds, (), memory_bytes, shard_chunks=0)
+    work = ds.path / WORK_FOLDER
+    with WriterLock(ds.path):
+        partitions = open_partitions(work, ds, key, memory, identity=f"{ds.manifest.hash} {name}")
+        ids_file = work / "ids"
+        with ids_file.open("wb") as file:
+            for part in ranked_ids(partitions):
+                file.write(part.astype(dtype).tobytes())
+    ids = np.memmap(ids_file, dtype, "r") if len(ds) else np.empty(0, dtype)
+    ds.add_column(name, ids, definition=definition)
+    shutil.rmtree(work, ignore_errors=True)
+    return SortResult(ds.path, len(ds), already_sorted=False)
+
+
+def _is_sort_of(target: Path, ds: Dataset, key: SortKey) -> bool:
     if not (target / MANIFEST_NAME).exists():
         return False
     manifest = read_manifest(target)
-    return manifest.sorted_by == SortKey(column=column, descending=descending) and manifest.parent == ds.manifest.hash
+    return manifest.sorted_by == key and manifest.parent == ds.manifest.hash
 
 
-def _add_integer_columns(ds: Dataset, target: Path) -> bool:
-    """Add the columns that a writer does not take, where they are missing; whether there were any."""
+def _add_missing_columns(ds: Dataset, target: Path) -> bool:
+    """Add the columns that did not fit into the shards, where they are missing; whether there were any."""
     copy = open_data_set(target)
-    missing = {name: info.definition for name, info in ds.manifest.columns.items() if name not in copy.columns}
+    infos = {name: info for name, info in ds.manifest.columns.items() if not is_index(name)}
+    missing = {name: info.definition for name, info in infos.items() if name not in copy.columns}
     if missing:
         # Both sets know a chunk by its original index.
         ours, theirs = ds.column("original_index"), copy.column("original_index")

@@ -1,10 +1,11 @@
 """`sort`, `verify` and `report` on a small scored data set."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from support.command_line import fails, succeeds
+from support.command_line import fails, run, succeeds
 from support.runs import write_run
 
 import fluxcore.data
@@ -36,6 +37,31 @@ def test_sort_descending(data, tmp_path):
     assert (np.diff(fluxcore.data.open(tmp_path / "down").column(COLUMN)) <= 0).all()
     facts = json.loads(succeeds("info", tmp_path / "down", "--json"))
     assert facts["sorted_by"] == {"column": COLUMN, "descending": True}
+
+
+def test_sort_within_a_memory_limit(data, tmp_path):
+    succeeds("sort", data, tmp_path / "up", "--by", COLUMN)
+    printed = succeeds("sort", data, tmp_path / "parts", "--by", COLUMN, "--memory-mb", 10)
+    assert "takes up to 0.0" in printed
+    for name in ("shard-000000.fxs", "manifest.json"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "up" / name).read_bytes()
+
+
+def test_sort_writes_the_order_alone(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    command = ("sort", tmp_path / "data", "--by", COLUMN, "--index-only", "--descending")
+    assert "is a column now" in succeeds(*command)
+    assert "was there already" in succeeds(*command, "--memory-mb", 10)
+    order = fluxcore.data.open(tmp_path / "data").column(f"order:{COLUMN}:descending")
+    scores = fluxcore.data.open(data).column(COLUMN)
+    assert (np.diff(scores[order]) <= 0).all()
+
+
+@pytest.mark.parametrize("options", [(), ("sorted", "--index-only")], ids=str)
+def test_sort_writes_either_chunks_or_an_order(data, options):
+    result = run("sort", data, *options, "--by", COLUMN)
+    assert result.exit_code == 2
+    assert "--index-only" in result.stderr
 
 
 def test_verify_says_what_it_read(data):

@@ -1,0 +1,35 @@
+"""Columns of some chunks, read where they lie: no column is ever in memory as a whole."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluxcore.data.chunk_checks import Array
+from fluxcore.data.columns import shard_column
+from fluxcore.data.dataset import Dataset
+from fluxcore.data.manifest_check import STANDARD_COLUMNS
+
+
+def take_columns(ds: Dataset, names: Iterable[str], ids: NDArray[np.uint64]) -> dict[str, Array]:
+    """Columns `names` of the chunks `ids`, [n] each.
+
+    Args:
+        ds: the data set.
+        names: of columns that it has.
+        ids: [n], ascending.
+    Raises:
+        CorruptShardError: a column is not what was written.
+    """
+    types = STANDARD_COLUMNS | {name: info.dtype for name, info in ds.manifest.columns.items()}
+    columns: dict[str, Array] = {name: np.empty(len(ids), types[name]) for name in names}
+    shards = ds.manifest.shards
+    cuts = np.searchsorted(ids, np.array([shard.base + shard.chunks for shard in shards], np.uint64))
+    start = 0
+    for number, stop in enumerate(cuts.tolist()):
+        if stop > start:
+            rows = ids[start:stop] - np.uint64(shards[number].base)
+            for name, values in columns.items():
+                values[start:stop] = shard_column(ds.path, ds.manifest, ds._core, number, name)[rows]
+        start = stop
+    return columns

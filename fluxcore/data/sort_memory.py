@@ -1,0 +1,90 @@
+"""How a sort divides the memory that it may take."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fluxcore.data.dataset import Dataset
+from fluxcore.data.manifest_check import STANDARD_COLUMNS
+from fluxcore.data.sort_keys import RECORD
+
+MAX_PARTITIONS = 256
+"""Files of keys that are open at once; the keys that are sampled to part them grow with its square."""
+_MAX_BATCH_BYTES = 16 << 20
+_RADIX_BYTES = 64  # a chunk: keys, two arrays of pairs, the ranking and its inverse
+_RUN_BYTES = 2 * RECORD.itemsize + 64  # a chunk whose key is read: its record, sorted too, and the columns of it
+
+
+@dataclass(frozen=True, slots=True)
+class SortMemory:
+    """Numbers of chunks."""
+
+    partition: int
+    """Sorted at once, payload included."""
+    run: int
+    """Keys read at once."""
+    batch: int
+    """Read from the source at once."""
+    samples: int
+    """Keys held at once to choose the bounds of the partitions."""
+
+    def stride(self, chunks: int) -> int:
+        """Of the sorted keys of a run, each s-th is kept; with this s partitions can be as large as they may."""
+        return max(self.partition // (4 * max(self.runs(chunks), 1)), 1)
+
+    def runs(self, chunks: int) -> int:
+        """In so many pieces the keys are read."""
+        return -(-chunks // self.run)
+
+
+def row_bytes(ds: Dataset, columns: Iterable[str]) -> tuple[int, int]:
+    """Bytes of a chunk: of its tokens and mask, and of its columns."""
+    types = STANDARD_COLUMNS | {name: info.dtype for name, info in ds.manifest.columns.items()}
+    mask = (ds.chunk_tokens + 7) // 8 if ds.manifest.token_mask else 0
+    payload = ds.chunk_tokens * ds.token_dtype.itemsize + mask
+    return payload, sum(np.dtype(types[name]).itemsize for name in columns)
+
+
+def divide_memory(ds: Dataset, columns: Iterable[str], memory_bytes: int, *, shard_chunks: int) -> SortMemory:
+    """Divide `memory_bytes` among a shard's columns, which are held until it is written, and what is sorted at once.
+
+    Args:
+        ds: what is sorted.
+        columns: those that come along.
+        memory_bytes: beyond what the process holds already; pages of the mapped files, which the system takes back
+            when it needs them, do not count.
+        shard_chunks: chunks of a shard that is written; 0 where none is.
+    Raises:
+        ValueError: it is too little; the message says how much would do.
+    """
+    payload, in_columns = row_bytes(ds, columns)
+    mask = (ds.chunk_tokens + 7) // 8 if ds.manifest.token_mask else 0
+    # A shard's columns grow by doubling, and those beyond the standard ones are held once more, for their quantiles.
+    shard = min(shard_chunks, len(ds)) * (5 * in_columns + 2 * mask + 16)
+    row = (payload if shard_chunks else 0) + in_columns + RECORD.itemsize + _RADIX_BYTES
+    memory = _divide(len(ds), payload, row, memory_bytes - shard)
+    if memory is None:
+        enough = next(size for size in (1 << power for power in range(10, 63)) if _divide(len(ds), payload, row, size))
+        raise ValueError(
+            f"`memory_bytes` is too little to sort {len(ds)} chunks of {payload + in_columns} bytes,"
+            f" got {memory_bytes}; {shard + enough} would do"
+            + ("\n\nWith a smaller `shard_bytes` less would." if shard > enough else "")
+        )
+    return memory
+
+
+def _divide(chunks: int, payload: int, row: int, memory_bytes: int) -> SortMemory | None:
+    """One part in eight for batches, half for a partition or for keys, each in its turn; the rest stays free.
+
+    None where it is too little.
+    """
+    memory = SortMemory(
+        partition=memory_bytes // 2 // row,
+        run=memory_bytes // 4 // _RUN_BYTES,
+        batch=max(1, min(memory_bytes // 8, _MAX_BATCH_BYTES) // (2 * payload)),
+        samples=memory_bytes // 4 // (3 * RECORD.itemsize),
+    )
+    if min(memory.partition, memory.run) < 1 or chunks > MAX_PARTITIONS // 2 * memory.partition:
+        return None
+    return memory if chunks // memory.stride(chunks) <= memory.samples else None
