@@ -37,6 +37,18 @@ class SurgeReport(NamedTuple):
     density: float
     """Share of active weights, of all that can be pruned."""
 
+    def summary(self) -> dict[str, Any]:
+        """The report as one line of a log: sums over the parameters, in types that JSON has."""
+        return {
+            "collapsed": self.collapsed,
+            "surged": self.surged,
+            "reasons": list(self.reasons),
+            "drop_fraction": self.drop_fraction,
+            "dropped": sum(self.dropped.values()),
+            "regrown": sum(self.regrown.values()),
+            "density": self.density,
+        }
+
 
 class SurgeCollapse:
     """Drops a model's smallest weights and brings dropped ones back while it trains.

@@ -1,9 +1,10 @@
 """Entropy of activations as a trigger."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fluxcore.ops.softmax_stats import softmax_stats
@@ -23,6 +24,8 @@ class ActivationEntropy:
         below: Fires while the mean is lower, within [0, 1].
         above: Fires while the mean is higher, within [0, 1].
         smoothing: Within [0, 1), memory of the mean over steps.
+        mean_over_ranks: Of a scalar tensor that each rank has its own of, so that all ranks fire together, for example
+            `lambda x: accelerator.reduce(x, "mean")`. None: this process is alone.
 
     Raises:
         ValueError: an unknown layer, no bound, or a number out of range; in a forward pass, an output of width 1.
@@ -37,6 +40,7 @@ class ActivationEntropy:
         below: float | None = None,
         above: float | None = None,
         smoothing: float = 0.9,
+        mean_over_ranks: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if below is None and above is None:
             raise ValueError("`below` or `above` must be given, got neither")
@@ -53,6 +57,7 @@ class ActivationEntropy:
         self.below, self.above, self.smoothing = below, above, smoothing
         self.mean: float | None = None
         """Running mean, a share of ln width; None before the first step."""
+        self._mean_over_ranks = mean_over_ranks
         self._seen: list[Tensor] = []  # one number each, on the model's device
         self._hooks = [modules[name].register_forward_hook(self._observe) for name in layers]
 
@@ -73,8 +78,9 @@ class ActivationEntropy:
     def fires(self, signals: Signals) -> bool:
         """Takes the step's forward passes into the mean, which waits for the device."""
         if self._seen:
-            now = sum(float(value) for value in self._seen) / len(self._seen)
+            seen = torch.stack([value.to(self._seen[0].device, torch.float64) for value in self._seen]).mean()
             self._seen.clear()
+            now = float(seen if self._mean_over_ranks is None else self._mean_over_ranks(seen))
             self.mean = now if self.mean is None else self.smoothing * self.mean + (1 - self.smoothing) * now
         if self.mean is None:
             return False

@@ -1,5 +1,6 @@
 """What is measured of a language model's logits: its loss and the shape of its distributions."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ class TokenSums(NamedTuple):
     """Sums over the positions that have a target; divide by `tokens` for means."""
 
     loss: Tensor
-    """Cross entropy, nats; differentiable."""
+    """Cross entropy, or another loss, nats; differentiable."""
     entropy: Tensor
     """Entropy of the model's distribution, nats."""
     max_prob: Tensor
@@ -25,12 +26,13 @@ class TokenSums(NamedTuple):
     """Positions counted."""
 
 
-def token_sums(logits: Tensor, targets: Tensor) -> TokenSums:
+def token_sums(logits: Tensor, targets: Tensor, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> TokenSums:
     """Loss and statistics of a batch, as sums, so that batches of any padding average rightly.
 
     Args:
         logits: [B, T, V], float; logits at t are of the token that `targets` has at t.
         targets: [B, T], int64; -100 where there is none.
+        loss: (logits [N, V], targets [N]) -> their sum, nats. None: cross entropy in float32.
     Returns:
         Scalars on the device of the logits; nothing waits for it.
     """
@@ -40,8 +42,12 @@ def token_sums(logits: Tensor, targets: Tensor) -> TokenSums:
         stats = softmax_stats(rows.detach(), outputs=("entropy", "max_prob"))
     assert stats.entropy is not None
     assert stats.max_prob is not None
+    if loss is None:
+        total = cross_entropy(rows.float(), flat, ignore_index=IGNORED, reduction="sum")
+    else:
+        total = loss(rows, flat)
     return TokenSums(
-        loss=cross_entropy(rows.float(), flat, ignore_index=IGNORED, reduction="sum"),
+        loss=total,
         entropy=torch.where(counted, stats.entropy, 0).sum(),
         max_prob=torch.where(counted, stats.max_prob, 0).sum(),
         tokens=counted.sum(),

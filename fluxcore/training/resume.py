@@ -1,7 +1,7 @@
 """Whether a run goes on from a checkpoint, and from which."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ FREE_TO_CHANGE = {
 }
 
 
-def find_checkpoint(resume: str, folder: RunFolder, config: Mapping[str, Any]) -> Checkpoint | None:
+def find_checkpoint(
+    resume: str, folder: RunFolder, config: Mapping[str, Any], *, free: Collection[str] = ()
+) -> Checkpoint | None:
     """The checkpoint to go on from; None to start anew.
 
     Args:
@@ -25,6 +27,7 @@ def find_checkpoint(resume: str, folder: RunFolder, config: Mapping[str, Any]) -
         folder: The run's folder.
         config: The run's configuration; must be the one that the checkpoint was written with, but for keys that
             change nothing in what is learned.
+        free: More keys that may differ.
     Raises:
         ConfigError: `never`, and the folder holds a run; or another configuration.
         CorruptCheckpointError: no whole checkpoint.
@@ -39,17 +42,15 @@ def find_checkpoint(resume: str, folder: RunFolder, config: Mapping[str, Any]) -
         return None
     found = Checkpoints(folder.checkpoints).newest() if resume == "auto" else read_checkpoint(Path(resume))
     if found is not None:
-        check_same(found, config)
+        check_same(found, config, FREE_TO_CHANGE.union(free))
     return found
 
 
-def check_same(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+def check_same(checkpoint: Checkpoint, config: Mapping[str, Any], free: Collection[str]) -> None:
     """Refuse to go on with another configuration: the result would be of neither."""
     saved: Mapping[str, Any] = checkpoint.info["config"]
     different = [
-        key
-        for key in sorted(saved.keys() | config.keys())
-        if key not in FREE_TO_CHANGE and saved.get(key) != config.get(key)
+        key for key in sorted(saved.keys() | config.keys()) if key not in free and saved.get(key) != config.get(key)
     ]
     if different:
         changes = ", ".join(f"{key}={saved.get(key)} is now {config.get(key)}" for key in different)

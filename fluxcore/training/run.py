@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from time import perf_counter
@@ -12,11 +12,11 @@ from typing import Any, Self, TypeVar
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from fluxcore.training.checkpoint import Checkpoint, Checkpoints
-from fluxcore.training.language_model import TokenSums
+from fluxcore.training.config import ConfigError
 from fluxcore.training.meters import Meters
 from fluxcore.training.progress import step_progress
 from fluxcore.training.resume import find_checkpoint
@@ -26,7 +26,7 @@ from fluxcore.training.seeds import seed_everything
 from fluxcore.training.tracker import Trackers
 from fluxcore.training.trainer_config import Precision, TrainerConfig
 from fluxcore.training.training_state import Stateful, TrainingState
-from fluxcore.training.validation import Validation, perplexity
+from fluxcore.training.validation import Measure, Validates, perplexity
 
 log = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
@@ -56,6 +56,8 @@ class Run:
         """Optimizer steps done."""
         self.total_steps = 0
         self.best_loss = float("inf")
+        self.validated: dict[str, float] = {}
+        """Means of the last validation."""
         self.saved_step = -1
         self.trackers = Trackers()
         self.opened = ExitStack()
@@ -68,7 +70,8 @@ class Run:
         self.found: Checkpoint | None = None
 
     def __enter__(self) -> Self:
-        self.found = find_checkpoint(self.config.resume, self.folder, self.config.to_dict())
+        free = ["steps"] if self.config.may_be_extended() else []
+        self.found = find_checkpoint(self.config.resume, self.folder, self.config.to_dict(), free=free)
         self.accelerator.wait_for_everyone()
         with ExitStack() as opened:
             opened.callback(self.progress.stop)
@@ -114,6 +117,11 @@ class Run:
         self.state = TrainingState(self.accelerator, model, optimizer, {"meters": self.meters, **parts})
         if self.found is None:
             return
+        if self.found.step > total_steps:
+            raise ConfigError(
+                f"`steps` must be at least the {self.found.step} that {self.found.path} has done, got {total_steps}"
+                "\n\nGive more, or resume from an earlier checkpoint."
+            )
         self.state.load(self.found.path)
         self.step = self.saved_step = self.found.step
         self.began_s, self.seconds_before = perf_counter(), self.found.info["seconds"]
@@ -138,6 +146,11 @@ class Run:
         """Whether something is done after this step: every so many, and at the end; with 0 only at the end."""
         return self.step == self.total_steps or (every > 0 and self.step % every == 0)
 
+    def finish(self) -> None:
+        """Let this step be the last, so that all that happens at the end is due now."""
+        self.total_steps = self.step
+        log.info("finished at step %d", self.step)
+
     @contextmanager
     def off_the_clock(self) -> Iterator[None]:
         """Time spent here does not count in tokens a second."""
@@ -148,6 +161,8 @@ class Run:
     def log_training(self, **extra: float) -> None:
         """Log the averages of `meters` since the last time, with the speed. All ranks call it.
 
+        The perplexity is that of the meter `cross_entropy`, or of `loss` where there is none.
+
         Args:
             extra: More numbers.
         """
@@ -157,14 +172,13 @@ class Run:
         means = self.meters.close_interval()
         for task in self.progress.task_ids:
             self.progress.update(task, speed=speed, loss=means["loss"])
-        self.record("train", tokens, {**means, "perplexity": perplexity(means["loss"]), **extra}, speed)
+        cross_entropy = means.get("cross_entropy", means["loss"])
+        self.record("train", tokens, {**means, "perplexity": perplexity(cross_entropy), **extra}, speed)
 
-    def validate(
-        self, validation: Validation, model: nn.Module, measure: Callable[[Tensor, Tensor], TokenSums]
-    ) -> bool:
+    def validate(self, validation: Validates[Measure], model: nn.Module, measure: Measure) -> bool:
         """Validate and log; whether the loss is the lowest so far. All ranks call it."""
         with self.off_the_clock():
-            means = validation.run(self.accelerator, model, measure)
+            means = self.validated = validation.run(self.accelerator, model, measure)
         self.record("val", self.meters.weight("loss"), means)
         best = means["loss"] < self.best_loss
         self.best_loss = min(means["loss"], self.best_loss)
@@ -183,6 +197,12 @@ class Run:
             record["tokens_per_second"] = speed
         self.trackers.log(record)
         log.info("step %d/%d %s loss %.4f", self.step, self.total_steps, split, means["loss"])
+
+    def event(self, split: str, **values: Any) -> None:
+        """Log what happened at this step under a split of its own; all ranks call it."""
+        tokens = int(self.meters.weight("loss"))
+        if self.is_main:
+            self.trackers.log({"step": self.step, "tokens": tokens, "split": split, **values})
 
     def sample(self, sampler: Sampler, model: nn.Module) -> None:
         """Write samples of this step. All ranks call it."""

@@ -117,6 +117,10 @@ class TrainerConfig(ConfigFile):
     log_level: LogLevel = LogLevel.info
     """debug, info, warning or error."""
 
+    def may_be_extended(self) -> bool:
+        """Whether a run that goes on may have another number of `steps`: whether all before is the same with it."""
+        return False
+
     def __post_init__(self) -> None:
         self.coerce()
         for name in ("batch_size", "accumulation", "log_every", "keep_last", "sample_tokens"):

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -41,8 +41,9 @@ class Stateful(Protocol):
 class TrainingState:
     """Model, optimizer, random generators, the scaler of mixed precision, and named parts with a state of their own.
 
-    The files are `config.json` and `model.safetensors`, as `from_pretrained` reads them, and `training_state.pt`,
-    which holds plain values and tensors only and is read with `weights_only=True`.
+    The files are `config.json` and `model.safetensors`, as `from_pretrained` reads them, or the latter alone where the
+    model is not of `transformers` (it must share no weights then); and `training_state.pt`, which holds plain values
+    and tensors only and is read with `weights_only=True`.
 
     Args:
         accelerator: Prepared the model and the optimizer.
@@ -74,9 +75,12 @@ class TrainingState:
     def write(self, folder: Path, collected: dict[str, Any]) -> None:
         """Write what `collect` returned into an empty folder; the main rank calls it."""
         weights = collected.pop("weights")
-        bare: PreTrainedModel = self.accelerator.unwrap_model(self.model)
-        with no_progress_bar():
-            bare.save_pretrained(folder, state_dict=weights, max_shard_size="1000GB")
+        bare = self.accelerator.unwrap_model(self.model)
+        if isinstance(bare, PreTrainedModel):
+            with no_progress_bar():
+                bare.save_pretrained(folder, state_dict=weights, max_shard_size="1000GB")
+        else:
+            save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / MODEL)
         torch.save(collected, folder / STATE)
 
     def load(self, folder: Path) -> None:
@@ -97,10 +101,18 @@ class TrainingState:
         weights: dict[str, Any] = load_file(folder / MODEL)
         # A weight shared by two modules is saved once, so names may be missing; wrong shapes still raise.
         set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-        set_optimizer_state_dict(
-            self.model, self.optimizer, state["optimizer"], options=StateDictOptions(full_state_dict=True)
-        )
+        self.load_optimizer(state["optimizer"])
         for name, part in self.parts.items():
             part.load_state_dict(state["parts"][name])
         if len(state["rng"]) == self.accelerator.num_processes:
             set_rng_state(state["rng"][self.accelerator.process_index])
+
+    def load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Take over the optimizer's part."""
+        if any(isinstance(value, Tensor) for state in saved["state"].values() for value in state.values()):
+            options = StateDictOptions(full_state_dict=True)
+            set_optimizer_state_dict(self.model, self.optimizer, saved, options=options)
+            return
+        # Of an optimizer that keeps nothing, such as SGD without momentum, torch wants tensors all the same.
+        for group, settings in zip(self.optimizer.param_groups, saved["param_groups"], strict=True):
+            group.update({key: value for key, value in settings.items() if key != "params"})

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,15 @@ from fluxcore.data import Dataset
 from fluxcore.training.language_model import IGNORED, TokenSums
 from fluxcore.training.meters import Meters
 from fluxcore.training.split import Ids
+
+Measure = TypeVar("Measure", contravariant=True)
+
+
+class Validates(Protocol[Measure]):
+    """What a run validates on."""
+
+    def run(self, accelerator: Accelerator, model: nn.Module, measure: Measure) -> dict[str, float]:
+        """Means over all that is held out, `loss` among them; all ranks call it."""
 
 
 class Validation:
