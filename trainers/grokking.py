@@ -97,6 +97,7 @@ def run(
     steps: Annotated[int, typer.Option(help="Budget of each run; more steps go on where fewer ended.")] = 10_000,
     seeds: Annotated[int, typer.Option(help="Number of seeds.")] = 2,
     variant: Annotated[list[str] | None, typer.Option(help="Only this; may be given again.")] = None,
+    eps: Annotated[list[float] | None, typer.Option(help="Only this eps of Adam; may be given again.")] = None,
     threads: Annotated[int, typer.Option(help="Of this process; matrices this small gain little from more.")] = 1,
 ) -> None:
     """Train what is not yet whole; exit code 1 if a run failed."""
@@ -105,7 +106,7 @@ def run(
         if name not in VARIANTS:
             raise ValueError(f"`variant` must be one of {', '.join(VARIANTS)}, got {name!r}")
     torch.set_num_threads(threads)
-    cells = [Cell(name, eps, seed) for seed in range(seeds) for name in chosen for eps in EPS]
+    cells = [Cell(name, each, seed) for seed in range(seeds) for name in chosen for each in eps or EPS]
     outcomes = {cell.name: train_cell(cell, folder, steps) for cell in cells}
     for name, outcome in outcomes.items():
         typer.echo(f"{name}: {outcome}")

@@ -75,6 +75,8 @@ def test_two_processes_share_the_grid(command, tmp_path):
     with locked(tmp_path / "grid" / "softmax-eps1e-08-seed0") as free:
         assert free
         result = command("run", "--steps", "2", "--seeds", "1", "--variant", "softmax")
+        alone = command("run", "--steps", "2", "--seeds", "1", "--variant", "softmax", "--eps", "1e-30")
+    assert lines(alone) == {"softmax-eps1e-30-seed0": "kept"}
     assert lines(result)["softmax-eps1e-08-seed0"] == "left to the process that trains it"
     assert lines(result)["softmax-eps1e-30-seed0"] == "trained for 2 steps"
 
