@@ -12,7 +12,7 @@ def convert(
         list[str], typer.Argument(help="Files, or folders of them, in order; SOURCE=PATH for several sources.")
     ],
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="nanogpt, modded-nanogpt (also llm.c), megatron (also DeepSpeed) or datasets.")
+        str, typer.Option(help="nanogpt, modded-nanogpt (also llm.c), megatron (also DeepSpeed), hdf5 or datasets.")
     ],
     vocab_size: Annotated[
         int | None, typer.Option(help="Every id must be below it; needed, but for what `fluxcore export` wrote.")

@@ -10,7 +10,7 @@ def export(
     data: Annotated[Path, typer.Argument(help="Folder of the data set; it stays as it is.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; nothing may stand there.")],
     format: Annotated[  # noqa: A002
-        str, typer.Option(help="modded-nanogpt (tokens alone; ids beyond uint16 as llm.c has them), or datasets.")
+        str, typer.Option(help="modded-nanogpt (tokens alone; ids beyond uint16 as llm.c has them), hdf5 or datasets.")
     ],
     file_tokens: Annotated[int, typer.Option(help="With modded-nanogpt: tokens a file.")] = 100_000_000,
 ) -> None:

@@ -180,6 +180,19 @@ def check_order(values: Array, key: SortKey, before: float | None) -> float | No
     return float(values[-1])
 
 
+def check_unique(parts: Sequence[Array]) -> None:
+    """Check that no value of `original_index` comes twice.
+
+    Raises:
+        ValueError: one does.
+    """
+    if parts:
+        indices = np.sort(np.concatenate(parts))
+        twice = indices[1:][indices[1:] == indices[:-1]]
+        if twice.size:
+            raise ValueError(f"`original_index` must be unique, got {twice[0]} more than once")
+
+
 def check_vocabulary(vocab_size: int, dtype: str) -> None:
     """Check that `dtype` can hold every id of the vocabulary.
 

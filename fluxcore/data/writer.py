@@ -40,6 +40,9 @@ class ShardWriter:
         parent: Hash of the manifest of the data set that this one is made from.
         token_mask: Each chunk comes with a mask of the positions whose target counts in the loss.
         uuid: Identity of the data set; random unless given. With it the same input gives the same bytes.
+        resume: Take over the full shards of an interrupted writer with this `uuid`, which must have been given the very
+            same chunks; as many of those that are appended are left out, but checked. An `OSError` or a
+            `KeyboardInterrupt` then keeps full shards too, for the next one.
 
     Raises:
         ValueError: an argument is out of range, named with the way out.
@@ -63,12 +66,15 @@ class ShardWriter:
         parent: str | None = None,
         token_mask: bool = False,
         uuid: uuids.UUID | None = None,
+        resume: bool = False,
     ) -> None:
         self.path = Path(path).absolute()
         scores = score_columns if isinstance(score_columns, Mapping) else dict.fromkeys(score_columns, "")
         checks.check_vocabulary(vocab_size, dtype)
         checks.check_sources(sources)
         checks.check_column_names(scores)
+        if resume and uuid is None:
+            raise ValueError("`uuid` must be given with `resume`: it tells which shards are of the same data set")
         if sorted_by is not None and sorted_by[0] not in scores:
             raise ValueError(f"`sorted_by` must be one of the score columns {list(scores)}, got {sorted_by[0]!r}")
         self._manifest = Manifest(
@@ -92,6 +98,7 @@ class ShardWriter:
         self._pending: list[dict[str, Array]] = []
         self._chunks = 0
         self._last_key: float | None = None
+        self._resume = resume
         self._series = ShardSeries(self.path, self._manifest, shard_bytes)
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = WriterLock(self.path)
@@ -103,9 +110,10 @@ class ShardWriter:
                     "the folder holds a data set already; write to another folder, or remove this one first",
                     str(self.path),
                 )
-            remove_unlisted(self.path, None)
-        except BaseException:
-            self._abandon()
+            self._left_out = self._series.adopt() if resume else 0
+            remove_unlisted(self.path, None, keep=[shard.name for shard in self._series.shards])
+        except BaseException as error:
+            self._abandon(error)
             raise
 
     def append(
@@ -218,11 +226,13 @@ class ShardWriter:
             return
         try:
             self._flush()
-            self._check_unique()
+            checks.check_unique(self._given_indices)
+            if self._left_out > 0:
+                raise ValueError(f"{self._left_out} chunks are missing that the interrupted writer was given")
             shards = self._series.finish()
             publish(self.path, replace(self._manifest, shards=shards))
-        except BaseException:
-            self._abandon()
+        except BaseException as error:
+            self._abandon(error)
             raise
         self._open = False
         self._lock.release()
@@ -236,12 +246,15 @@ class ShardWriter:
         if kind is None:
             self.close()
         elif self._open:
-            self._abandon()
+            self._abandon(error)
 
-    def _abandon(self) -> None:
+    def _abandon(self, error: BaseException | None) -> None:
         self._open = False
         try:
-            self._series.discard()
+            if self._resume and isinstance(error, OSError | KeyboardInterrupt):
+                self._series.discard_unfinished()
+            else:
+                self._series.discard()
         finally:
             self._lock.release()
 
@@ -263,7 +276,11 @@ class ShardWriter:
         if indices is not None:
             self._given_indices.append(columns["original_index"].copy())
         self._chunks += count
-        self._pending.append({"tokens": given["tokens"], **columns})
+        known = min(self._left_out, count)
+        self._left_out -= known
+        if known == count:
+            return
+        self._pending.append({name: values[known:] for name, values in {"tokens": given["tokens"], **columns}.items()})
         if at_once or len(self._pending) >= _BLOCK_CHUNKS:
             self._flush()
 
@@ -274,14 +291,6 @@ class ShardWriter:
         try:
             joined = blocks[0] if len(blocks) == 1 else {k: np.concatenate([b[k] for b in blocks]) for k in blocks[0]}
             self._series.append(joined)
-        except BaseException:
-            self._abandon()  # a part of the chunks may be written: nothing of this data set can be published
+        except BaseException as error:
+            self._abandon(error)  # a part of the chunks may be written: nothing of this data set can be published
             raise
-
-    def _check_unique(self) -> None:
-        if not self._given_indices:
-            return
-        indices = np.sort(np.concatenate(self._given_indices))
-        twice = indices[1:][indices[1:] == indices[:-1]]
-        if twice.size:
-            raise ValueError(f"`original_index` must be unique, got {twice[0]} more than once")

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from support.data_sets import flip_bit, write_data_set
+from support.full_sets import same, write_full
 from support.token_files import documents_of, targets_follow, write_arrow
 
 import fluxcore.data
@@ -20,45 +21,7 @@ ROWS = [[1, 2, 3, 4, 5], [6], [], [7, 8, 9, 10], [11, 12, 13, 14, 15, 16, 17, 18
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """A sorted set with a mask, a tokenizer, short chunks, a float and an integer column, in several shards."""
-    folder = tmp_path_factory.mktemp("full")
-    rng = np.random.default_rng(3)
-    with ShardWriter(
-        folder / "first",
-        chunk_tokens=6,
-        vocab_size=70_000,
-        dtype="uint32",
-        sources=["web", "code"],
-        tokenizer=bytes(range(16)),
-        score_columns={"lm.entropy_mean": "nats"},
-        token_mask=True,
-        shard_bytes=60_000,
-    ) as writer:
-        for i in range(40):
-            length = 1 + i % 6
-            writer.append(
-                rng.integers(0, 70_000, length),
-                source=i % 2,
-                doc_id=(1 << 63) + i // 3,
-                doc_offset=i % 3 * 6,
-                next_token=None if i % 3 == 2 else i,
-                scores={"lm.entropy_mean": rng.random()},
-                mask=rng.random(length) < 0.7,
-            )
-    fluxcore.data.open(folder / "first").add_column("cluster", np.arange(40, dtype=np.uint8), definition="of web pages")
-    fluxcore.data.sort(folder / "first", folder / "set", "lm.entropy_mean", descending=True)
-    return fluxcore.data.open(folder / "set")
-
-
-def same(one, other):
-    for field in ("chunk_tokens", "dtype", "vocab_size", "tokenizer", "token_mask", "sources", "columns", "sorted_by"):
-        assert getattr(one.manifest, field) == getattr(other.manifest, field), field
-    assert one.columns == other.columns
-    for name in one.columns:
-        assert np.array_equal(one.column(name), other.column(name)), name
-    assert all(np.array_equal(one[i], other[i]) for i in range(len(one)))
-    if one.manifest.token_mask:
-        assert all(np.array_equal(one.token_mask(i), other.token_mask(i)) for i in range(len(one)))
+    return write_full(tmp_path_factory.mktemp("full"))
 
 
 def test_the_round_trip_keeps_everything(full, tmp_path, monkeypatch):
@@ -192,7 +155,7 @@ def facts(**changes):
 
 
 BROKEN_EXPORTS = {
-    "version": (facts(version=2), "format 'fluxcore data set in Arrow', version 2"),
+    "version": (facts(version=2), "format 'fluxcore data set', version 2"),
     "type": (facts(chunk_tokens="6"), "'chunk_tokens' is '6'"),
     "sort": (facts(sorted_by=[1, 2]), r"'sorted_by' is \[1, 2\]"),
     "sort column": (facts(sorted_by=["nothing", True]), "`sorted_by` must be one of the score columns"),

@@ -9,7 +9,7 @@ from support.token_files import documents_of, targets_follow, write_modded, writ
 
 import fluxcore.data
 from fluxcore.data import ShardWriter, convert, export
-from fluxcore.data.interchange import blocks
+from fluxcore.data.interchange import blocks, pieces
 from fluxcore.data.interchange.chunker import Chunker
 from fluxcore.data.progress import Progress
 from fluxcore.errors import MalformedInputError
@@ -125,6 +125,78 @@ def test_the_round_trip_of_files_is_exact(tmp_path, file_tokens):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def interrupt(at):
+    """A progress callback that ends the work as Ctrl-C does, once `at` is done."""
+
+    def callback(progress):
+        if progress.done >= at:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".fluxcore.lock"}
+
+
+@pytest.mark.parametrize("boundary", [None, END])
+def test_an_import_that_was_cut_off_goes_on_from_its_full_shards(tmp_path, monkeypatch, boundary):
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 700)
+    path = write_nanogpt(tmp_path / "x.bin", ids(5000))
+    options = {"format": "nanogpt", "boundary": boundary, "shard_bytes": 60_000, **OPTIONS}
+    convert(path, tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        convert(path, tmp_path / "set", progress=interrupt(4000), **options)
+    kept = {path: path.stat().st_ino for path in (tmp_path / "set").glob("*.fxs")}
+    assert kept
+    report = convert(path, tmp_path / "set", **options)
+    assert report.tokens == 5000
+    assert {path: path.stat().st_ino for path in kept} == kept
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+    fluxcore.data.open(tmp_path / "set").verify()
+
+
+def test_an_import_of_files_that_were_changed_meanwhile_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_TOKENS", 700)
+    options = {"format": "nanogpt", "shard_bytes": 60_000, **OPTIONS}
+    path = write_nanogpt(tmp_path / "x.bin", ids(5000))
+    with pytest.raises(KeyboardInterrupt):
+        convert(path, tmp_path / "set", progress=interrupt(4000), **options)
+    write_nanogpt(path, ids(5000, 9))
+    convert(path, tmp_path / "set", **options)
+    assert np.concatenate(documents_of(fluxcore.data.open(tmp_path / "set"))).tolist() == ids(5000, 9).tolist()
+
+
+@pytest.mark.parametrize("file_tokens", [7, 100, 160, 161])
+def test_an_export_that_was_cut_off_goes_on_from_its_full_files(tmp_path, monkeypatch, file_tokens):
+    monkeypatch.setattr(pieces, "BLOCK_TOKENS", 16 * 3)
+    ds = write_data_set(tmp_path / "set")
+    options = {"format": "modded-nanogpt", "file_tokens": file_tokens}
+    export(ds, tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        export(ds, tmp_path / "out", progress=interrupt(30), **options)
+    assert not (tmp_path / "out").exists()
+    headed = [path for path in (tmp_path / ".out.tmp").glob("*.bin") if any(path.read_bytes()[:4])]
+    full = {path.name: path.stat().st_mtime_ns for path in headed}
+    assert len(full) > 1
+    seen: list[Progress] = []
+    export(ds, tmp_path / "out", progress=seen.append, **options)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in full} == full
+    assert seen[0].done > 20
+    assert not (tmp_path / ".out.tmp").exists()
+
+
+def test_an_export_of_something_else_does_not_go_on_from_it(tmp_path):
+    ds = write_data_set(tmp_path / "set")
+    with pytest.raises(KeyboardInterrupt):
+        export(ds, tmp_path / "out", format="modded-nanogpt", file_tokens=50, progress=interrupt(1))
+    other = write_data_set(tmp_path / "other", 20)
+    export(other, tmp_path / "out", format="modded-nanogpt", file_tokens=50)
+    export(other, tmp_path / "expected", format="modded-nanogpt", file_tokens=50)
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
 def test_the_round_trip_of_a_data_set_keeps_every_token_in_order(tmp_path):
     ds = write_data_set(tmp_path / "set")
     seen: list[Progress] = []
@@ -168,7 +240,7 @@ def test_malformed_files_are_named_and_leave_nothing(tmp_path, kind, content, me
 
 
 BAD_ARGUMENTS = {
-    "format": ({"format": "nanoGPT"}, "`format` must be one of nanogpt, modded-nanogpt, megatron, datasets"),
+    "format": ({"format": "nanoGPT"}, "`format` must be one of nanogpt, modded-nanogpt, megatron, hdf5, datasets"),
     "vocabulary": ({"vocab_size": None}, "`vocab_size` must be given: files of nanogpt do not tell"),
     "boundary": ({"boundary": 50257}, "`boundary` must be a token of the vocabulary of 50257, got 50257"),
     "boundary at": ({"boundary_at": "middle"}, "`boundary_at` must be start or end, got 'middle'"),
@@ -209,7 +281,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(tmp_path, monkeypatch):
 
 def test_export_writes_all_or_nothing(tmp_path):
     ds = write_data_set(tmp_path / "set")
-    with pytest.raises(ValueError, match="`format` must be one of modded-nanogpt, datasets, got 'nanogpt'"):
+    with pytest.raises(ValueError, match="`format` must be one of modded-nanogpt, hdf5, datasets, got 'nanogpt'"):
         export(ds, tmp_path / "out", format="nanogpt")
     with pytest.raises(ValueError, match=r"`file_tokens` must be within \[1, 2147483647\], got 0"):
         export(ds, tmp_path / "out", format="modded-nanogpt", file_tokens=0)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -151,3 +152,31 @@ def test_a_read_only_folder_is_read_and_not_written(public_folder):
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     folder.chmod(0o755)
+
+
+def test_a_writer_takes_over_full_shards_and_leaves_out_their_chunks(tmp_path):
+    folder, options = tmp_path / "set", {"shard_bytes": 60_000, "uuid": UUID(int=9)}
+    tokens = write(tmp_path / "whole", n=700, **options)
+    with pytest.raises(KeyboardInterrupt):
+        write(folder, n=700, then=KeyboardInterrupt, resume=True, **options)
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.fxs")}
+    assert kept
+    assert np.array_equal(write(folder, n=700, resume=True, **options), tokens)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    names = {path.name for path in folder.iterdir()} - {".fluxcore.lock"}
+    assert all((folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+
+
+def test_a_writer_that_goes_on_must_be_given_as_many_chunks(tmp_path):
+    options = {"shard_bytes": 60_000, "uuid": UUID(int=9), "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "set", n=700, then=KeyboardInterrupt, **options)
+    with pytest.raises(ValueError, match="chunks are missing that the interrupted writer was given"):
+        write(tmp_path / "set", n=20, **options)
+
+
+def test_another_error_keeps_nothing(tmp_path):
+    options = {"shard_bytes": 60_000, "uuid": UUID(int=9), "resume": True}
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path / "set", n=700, then=ZeroDivisionError, **options)
+    assert [path.name for path in (tmp_path / "set").iterdir()] == [".fluxcore.lock"]

@@ -31,6 +31,7 @@ def files(folder):
         ({"shard_bytes": 100}, "`shard_bytes` must be within"),
         ({"shard_bytes": 2**41}, "`shard_bytes` must be within"),
         ({"sorted_by": ("missing", False)}, "`sorted_by` must be one of"),
+        ({"resume": True}, "`uuid` must be given with `resume`"),
         ({"score_columns": ["a b"]}, "cannot name a column"),
         ({"score_columns": ["doc_id"]}, "is a standard column"),
         ({"score_columns": [f"s{i}" for i in range(125)]}, "add_column"),

@@ -6,7 +6,6 @@ A row is a chunk: `input_ids` without its padding, `loss_mask` where the set has
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,15 @@ from numpy.typing import NDArray
 
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.interchange.arrow_folder import TOKENS, column_values, list_arrow_files, list_items, read_batches
+from fluxcore.data.interchange.facts import facts_of, pad_lists, parse_facts, writer_of
 from fluxcore.data.interchange.pieces import read_pieces
-from fluxcore.data.manifest import ColumnInfo
 from fluxcore.data.writer import ShardWriter
 from fluxcore.errors import CorruptShardError, MalformedInputError, require
 
 FACTS_FILE = "fluxcore.json"
-_FORMAT = "fluxcore data set in Arrow"
 _MASK = "loss_mask"
 _PLACES = {"source": "uint16", "doc_id": "uint64", "doc_offset": "uint32", "next_token": "int64"}
 _INDEX = "original_index"
-_FACTS = {
-    "chunks": int,
-    "chunk_tokens": int,
-    "dtype": str,
-    "vocab_size": int,
-    "tokenizer": str | None,
-    "token_mask": bool,
-    "sources": list,
-    "columns": dict,
-    "sorted_by": list | None,
-    "manifest": str,
-}
 
 
 def write_rows(ds: Dataset, folder: Path) -> Iterator[int]:
@@ -79,7 +65,7 @@ def write_rows(ds: Dataset, folder: Path) -> Iterator[int]:
     state: dict[str, Any] = {"_data_files": [{"filename": name}], "_fingerprint": manifest.hash[:16], "_split": None}
     state |= {"_format_columns": None, "_format_kwargs": {}, "_format_type": None, "_output_all_columns": False}
     (folder / "state.json").write_text(json.dumps(state, indent=2))
-    (folder / FACTS_FILE).write_text(json.dumps(_facts(ds), indent=2))
+    (folder / FACTS_FILE).write_text(json.dumps(facts_of(ds), indent=2))
 
 
 def _list_array(kind: Any, items: NDArray[Any], bounds: NDArray[np.int32]) -> Any:
@@ -91,24 +77,6 @@ def _list_array(kind: Any, items: NDArray[Any], bounds: NDArray[np.int32]) -> An
     return pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), values, type=kind)
 
 
-def _facts(ds: Dataset) -> dict[str, Any]:
-    manifest = ds.manifest
-    return {
-        "format": _FORMAT,
-        "version": 1,
-        "chunks": len(ds),
-        "chunk_tokens": ds.chunk_tokens,
-        "dtype": manifest.dtype,
-        "vocab_size": manifest.vocab_size,
-        "tokenizer": manifest.tokenizer,
-        "token_mask": manifest.token_mask,
-        "sources": list(manifest.sources),
-        "columns": {name: asdict(info) for name, info in manifest.columns.items()},
-        "sorted_by": None if manifest.sorted_by is None else [manifest.sorted_by.column, manifest.sorted_by.descending],
-        "manifest": manifest.hash,
-    }
-
-
 def read_facts(folder: Path) -> dict[str, Any] | None:
     """What `write_rows` wrote about the data set as a whole; None where another program wrote the folder.
 
@@ -116,22 +84,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
         MalformedInputError: it is not what `write_rows` writes.
     """
     path = folder / FACTS_FILE
-    if not path.is_file():
-        return None
-    try:
-        facts = json.loads(path.read_bytes())
-        if (facts["format"], facts["version"]) != (_FORMAT, 1):
-            raise ValueError(f"format {facts['format']!r}, version {facts['version']!r}")
-        for key, kind in _FACTS.items():
-            if not isinstance(facts[key], kind):
-                raise TypeError(f"{key!r} is {facts[key]!r}")
-        column, descending = facts["sorted_by"] or ("", False)
-        if not isinstance(column, str) or not isinstance(descending, bool):
-            raise TypeError(f"'sorted_by' is {facts['sorted_by']!r}")
-        columns = {name: ColumnInfo(**info) for name, info in facts["columns"].items()}
-        return {key: facts[key] for key in _FACTS} | {"columns": columns}
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise MalformedInputError(f"`{path}` is not what an export writes: {error!r}", path=path) from error
+    return parse_facts(path.read_bytes(), path) if path.is_file() else None
 
 
 def restore(folder: Path, facts: Mapping[str, Any], path: Path, **options: Any) -> Iterator[tuple[int, int]]:
@@ -144,20 +97,7 @@ def restore(folder: Path, facts: Mapping[str, Any], path: Path, **options: Any) 
         MalformedInputError: the rows are not those of a data set, or not as many as there were.
     """
     try:
-        tokenizer = None if facts["tokenizer"] is None else bytes.fromhex(facts["tokenizer"])
-        with ShardWriter(
-            path,
-            chunk_tokens=facts["chunk_tokens"],
-            dtype=facts["dtype"],
-            vocab_size=facts["vocab_size"],
-            sources=facts["sources"],
-            tokenizer=tokenizer,
-            score_columns=facts["columns"],
-            sorted_by=None if facts["sorted_by"] is None else tuple(facts["sorted_by"]),
-            token_mask=facts["token_mask"],
-            parent=facts["manifest"],
-            **options,
-        ) as writer:
+        with writer_of(facts, path, **options) as writer:
             chunks, tokens = 0, 0
             for file in list_arrow_files(folder):
                 for batch in read_batches(file):
@@ -179,9 +119,9 @@ def _append(writer: ShardWriter, batch: Any, facts: Mapping[str, Any], file: Pat
         bits, mask_lengths = list_items(batch, _MASK, file)
         if not np.array_equal(mask_lengths, lengths):
             raise ValueError(f"`{_MASK}` and `{TOKENS}` are not of one length")
-        mask = _pad(bits, lengths, facts["chunk_tokens"])
+        mask = pad_lists(bits, lengths, facts["chunk_tokens"])
     writer.append_batch(
-        _pad(items, lengths, facts["chunk_tokens"]),
+        pad_lists(items, lengths, facts["chunk_tokens"]),
         sources=columns["source"],
         doc_ids=columns["doc_id"],
         doc_offsets=columns["doc_offset"],
@@ -192,14 +132,3 @@ def _append(writer: ShardWriter, batch: Any, facts: Mapping[str, Any], file: Pat
         mask=mask,
     )
     return len(items)
-
-
-def _pad(items: NDArray[Any], lengths: NDArray[np.int64], width: int) -> NDArray[Any]:
-    """Lists laid one after another as the rows [n, width] of an array, without a copy where they fill it."""
-    if lengths.size and not 1 <= lengths.min() <= lengths.max() <= width:
-        raise ValueError(f"a chunk has 1 to {width} tokens, here are {lengths.min()} to {lengths.max()}")
-    if (lengths == width).all():
-        return items.reshape(len(lengths), width)
-    rows = np.zeros((len(lengths), width), items.dtype)
-    rows[np.arange(width) < lengths[:, None]] = items
-    return rows

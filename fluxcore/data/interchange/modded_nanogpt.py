@@ -19,6 +19,7 @@ from fluxcore.data.interchange.blocks import (
     regular_size,
     split_streams,
 )
+from fluxcore.durable import sync
 from fluxcore.errors import MalformedInputError
 
 HEADER_BYTES = 1024
@@ -80,34 +81,62 @@ def _read_head(path: Path) -> tuple[Variant, int]:
     return variant, count
 
 
-def write_files(folder: Path, pieces: Iterator[Tokens], *, vocab_size: int, file_tokens: int) -> int:
-    """Write a token stream to `tokens_000000.bin` and so on, of `file_tokens` each but the last; returns their number.
+def variant_of(vocab_size: int) -> tuple[int, Variant]:
+    """Magic number and kind of the files for so many ids."""
+    magic = 20240520 if vocab_size <= 1 << 16 else 20240801
+    return magic, VARIANTS[magic]
+
+
+def write_files(
+    folder: Path, pieces: Iterator[Tokens], *, vocab_size: int, file_tokens: int, first: int = 0
+) -> Iterator[int]:
+    """Write a token stream to `tokens_000000.bin` and so on, of `file_tokens` each but the last.
+
+    A file gets its header when it is full and on the disk: one with a header is whole. Yields the tokens done, after
+    each piece.
 
     Args:
         folder: to write to.
-        pieces: the stream, in pieces.
+        pieces: the stream from file `first` on, in pieces.
         vocab_size: up to 65536 ids make uint16 files, more make those of Llama 3.
         file_tokens: within [1, 2^31).
+        first: files that are there already.
     """
-    magic = 20240520 if vocab_size <= 1 << 16 else 20240801
-    variant = VARIANTS[magic]
-    done = 0
+    magic, variant = variant_of(vocab_size)
+    number, held = first, 0
     for piece in pieces:
         tokens = piece.astype(variant.dtype)
         while len(tokens):
-            number, held = divmod(done, file_tokens)
             part, tokens = np.split(tokens, [file_tokens - held])
-            with _file(folder, number).open("ab") as file:
+            with _file(folder, number).open("ab" if held else "wb") as file:
                 if held == 0:
                     file.write(bytes(HEADER_BYTES))
                 file.write(part.tobytes())
-            done += len(part)
-    files = -(-done // file_tokens)
-    for number in range(files):
-        count = min(file_tokens, done - number * file_tokens)
-        with _file(folder, number).open("r+b") as file:
-            file.write(np.array([magic, variant.version, count], "<i4").tobytes())
-    return files
+            held += len(part)
+            if held == file_tokens:
+                _finish(_file(folder, number), magic, held)
+                number, held = number + 1, 0
+        yield number * file_tokens + held
+    if held:
+        _finish(_file(folder, number), magic, held)
+
+
+def count_full_files(folder: Path, *, vocab_size: int, file_tokens: int) -> int:
+    """How many files, from the first on, an interrupted `write_files` of the same stream filled."""
+    magic, variant = variant_of(vocab_size)
+    size = HEADER_BYTES + file_tokens * np.dtype(variant.dtype).itemsize
+    number = 0
+    while (path := _file(folder, number)).is_file() and path.stat().st_size == size:
+        if np.fromfile(path, "<i4", 3).tolist() != [magic, variant.version, file_tokens]:
+            break
+        number += 1
+    return number
+
+
+def _finish(path: Path, magic: int, count: int) -> None:
+    sync(path)
+    with path.open("r+b") as file:
+        file.write(np.array([magic, VARIANTS[magic].version, count], "<i4").tobytes())
 
 
 def _file(folder: Path, number: int) -> Path:

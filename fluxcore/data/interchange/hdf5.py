@@ -1,0 +1,259 @@
+"""Chunks in an HDF5 file, one row a chunk: `token_chunks`, `doc_idx_for_chunk`, `category_for_chunk`.
+
+An export adds what a data set knows beyond that: `valid_len_for_chunk`, `doc_offset_for_chunk`, `next_token_for_chunk`
+(-1 where none follows), `original_index_for_chunk`, `loss_mask_for_chunk`, a group `columns`, and the attribute
+`fluxcore`, from which `convert` makes the same data set again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fluxcore.data.dataset import Dataset
+from fluxcore.data.interchange.blocks import BLOCK_TOKENS, Block, list_files, regular_size
+from fluxcore.data.interchange.facts import facts_of, parse_facts, writer_of
+from fluxcore.data.interchange.pieces import Piece, read_pieces
+from fluxcore.errors import CorruptShardError, MalformedInputError, require
+
+FILE = "chunks.h5"
+_TOKENS, _DOCUMENTS, _CATEGORIES = "token_chunks", "doc_idx_for_chunk", "category_for_chunk"
+_MASK, _FACTS = "loss_mask_for_chunk", "fluxcore"
+_PLACES = {
+    _DOCUMENTS: "uint64",
+    "valid_len_for_chunk": "uint32",
+    "doc_offset_for_chunk": "uint32",
+    "next_token_for_chunk": "int64",
+    "original_index_for_chunk": "uint64",
+}
+
+
+class Hdf5Files:
+    """Rows of one category, or of all; rows of one document that follow each other are read as one text.
+
+    Args:
+        inputs: files, or folders of .h5 files.
+        category: whose rows to read; None for all.
+    Raises:
+        MalformedInputError: a file is not HDF5, or not of this layout.
+        MissingExtraError: h5py is not installed.
+    """
+
+    def __init__(self, inputs: Sequence[Path], category: str | None = None) -> None:
+        self._category = category
+        self._rows = {path: _rows_of(path, category) for path in list_files(inputs, ".h5")}
+        self.tokens = sum(width * len(rows) for rows, width in self._rows.values())
+
+    def blocks(self) -> Iterator[Block]:
+        """All tokens, document by document."""
+        for path, (rows, width) in self._rows.items():
+            with _opened(path) as file:
+                tokens, documents = file[_TOKENS], file[_DOCUMENTS][:]
+                step = max(BLOCK_TOKENS // max(width, 1), 1)
+                for start in range(0, len(rows), step):
+                    here = rows[start : start + step]
+                    behind = rows[start + 1 : start + step + 1]
+                    # A document ends where the next row is of another, or does not follow in the file.
+                    last = np.ones(len(here), bool)
+                    count = len(behind)
+                    last[:count] = (documents[here[:count]] != documents[behind]) | (behind != here[:count] + 1)
+                    ends = (np.flatnonzero(last) + 1) * width
+                    block = tokens[int(here[0]) : int(here[-1]) + 1][here - here[0]]
+                    yield Block(block.reshape(-1), ends, path, int(here[0]) * width)
+
+
+def list_categories(inputs: Sequence[Path]) -> list[str]:
+    """Names of all categories in the files, in the order in which they first come."""
+    names: dict[str, None] = {}
+    for path in list_files(inputs, ".h5"):
+        with _opened(path) as file:
+            _check_layout(file, path)
+            names |= dict.fromkeys(_category_names(file, path))
+    return list(names)
+
+
+def chunk_width(inputs: Sequence[Path]) -> int:
+    """Tokens a row, of the first file."""
+    path = list_files(inputs, ".h5")[0]
+    with _opened(path) as file:
+        return _check_layout(file, path)
+
+
+def write_file(ds: Dataset, folder: Path) -> Iterator[int]:
+    """Write `chunks.h5`; yields the number of chunks done.
+
+    Raises:
+        MissingExtraError: h5py is not installed.
+    """
+    h5py = require("h5py", extra="hdf5")
+    count, width, manifest = len(ds), ds.chunk_tokens, ds.manifest
+    types: dict[str, tuple[str, tuple[int, ...]]] = {
+        _TOKENS: ("int32" if ds.vocab_size <= 1 << 31 else "uint32", (width,))
+    }
+    types |= {name: (dtype, ()) for name, dtype in _PLACES.items()}
+    if manifest.token_mask:
+        types[_MASK] = ("uint8", (width,))
+    types |= {f"columns/{number}": (info.dtype, ()) for number, info in enumerate(manifest.columns.values())}
+    with h5py.File(folder / FILE, "w", libver=("v110", "v110")) as file:
+        for name, (dtype, shape) in types.items():
+            # Fletcher's sum: HDF5 has no checksum of data unless it is asked for one.
+            rows = max(min(count, (1 << 20) // (max(int(np.prod(shape)), 1) * np.dtype(dtype).itemsize)), 1)
+            file.create_dataset(name, (count, *shape), dtype, chunks=(rows, *shape), fletcher32=True)
+        for number, (name, info) in enumerate(manifest.columns.items()):
+            file[f"columns/{number}"].attrs.update({"name": name, "definition": info.definition})
+        sources = np.array(manifest.sources, object)
+        kinds = file.create_dataset(_CATEGORIES, (count,), h5py.string_dtype())
+        done = 0
+        for piece in read_pieces(ds):
+            part = slice(done, done + len(piece.tokens))
+            for name, values in _values(piece, list(manifest.columns)).items():
+                file[name][part] = values
+            kinds[part] = sources[piece.columns["source"]]
+            done = part.stop
+            yield done
+        file.attrs.update({"num_chunks": count, "chunk_size": width, "vocab_size": ds.vocab_size})
+        file.attrs[_FACTS] = json.dumps(facts_of(ds))
+
+
+def _values(piece: Piece, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    columns = piece.columns
+    found = {
+        _TOKENS: piece.tokens,
+        _DOCUMENTS: columns["doc_id"],
+        "valid_len_for_chunk": columns["valid_len"],
+        "doc_offset_for_chunk": columns["doc_offset"],
+        "next_token_for_chunk": piece.next_tokens,
+        "original_index_for_chunk": columns["original_index"],
+    }
+    if piece.mask is not None:
+        found[_MASK] = piece.mask
+    return found | {f"columns/{number}": columns[name] for number, name in enumerate(names)}
+
+
+def read_facts(path: Path) -> dict[str, Any] | None:
+    """What `write_file` wrote about the data set as a whole; None where another program wrote the file.
+
+    Raises:
+        MalformedInputError: it is no HDF5 file, or its facts are not what `write_file` writes.
+    """
+    files = list_files([path], ".h5")
+    with _opened(files[0]) as file:
+        text = file.attrs.get(_FACTS)
+    return None if text is None else parse_facts(text, files[0])
+
+
+def restore(path: Path, facts: Mapping[str, Any], out: Path, **options: Any) -> Iterator[tuple[int, int]]:
+    """Write the data set at `out` that `write_file` had; yields chunks and tokens done.
+
+    Args:
+        path: the file, or the folder that it is alone in.
+        facts: by `read_facts`.
+        options: `uuid` and `shard_bytes` of the writer.
+    Raises:
+        MalformedInputError: the rows are not those of a data set, or not as many as there were.
+    """
+    (path,) = list_files([path], ".h5")
+    numbers = {name: f"columns/{number}" for number, name in enumerate(facts["columns"])}
+    try:
+        with _opened(path) as file, writer_of(facts, out, **options) as writer:
+            width = _check_layout(file, path)
+            names = (*_PLACES, *([_MASK] if facts["token_mask"] else []), *numbers.values())
+            for name in names:
+                _check_dataset(file, name, path)
+            if any(len(file[name]) != facts["chunks"] for name in (_TOKENS, *names)):
+                raise ValueError(f"its rows are not the {facts['chunks']} that it lists")
+            by_name = {name: number for number, name in enumerate(facts["sources"])}
+            tokens, step = 0, max(BLOCK_TOKENS // width, 1)
+            for start in range(0, facts["chunks"], step):
+                part = slice(start, min(start + step, facts["chunks"]))
+                lengths = file["valid_len_for_chunk"][part].astype(np.int64)
+                writer.append_batch(
+                    file[_TOKENS][part],
+                    sources=np.array([by_name[name] for name in _decoded(file[_CATEGORIES][part], path)], np.uint16),
+                    doc_ids=file[_DOCUMENTS][part],
+                    doc_offsets=file["doc_offset_for_chunk"][part],
+                    next_tokens=file["next_token_for_chunk"][part],
+                    valid_lens=lengths,
+                    original_index=file["original_index_for_chunk"][part],
+                    scores={name: file[number][part] for name, number in numbers.items()},
+                    mask=file[_MASK][part].astype(bool) if facts["token_mask"] else None,
+                )
+                tokens += int(lengths.sum())
+                yield part.stop, tokens
+    except (ValueError, TypeError, KeyError, CorruptShardError) as error:
+        raise MalformedInputError(f"`{path}` is not what an export writes: {error}", path=path) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, open for reading; what HDF5 says of a broken one names it."""
+    h5py = require("h5py", extra="hdf5")
+    regular_size(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise  # of the data set that is written meanwhile
+        raise MalformedInputError(f"`{path}` is no sound HDF5 file: {error}", path=path) from error
+
+
+def _check_layout(file: Any, path: Path) -> int:
+    """Check tokens, documents and categories; returns the tokens a row."""
+    tokens, documents = _check_dataset(file, _TOKENS, path), _check_dataset(file, _DOCUMENTS, path)
+    if tokens.ndim != 2 or tokens.shape[1] < 1 or tokens.dtype.kind not in "iu":
+        raise _malformed(path, _TOKENS, f"must be integers [chunks, tokens], it is {tokens.dtype} {tokens.shape}")
+    if documents.shape != tokens.shape[:1] or documents.dtype.kind not in "iu":
+        raise _malformed(
+            path, _DOCUMENTS, f"must be {tokens.shape[0]} integers, it is {documents.dtype} {documents.shape}"
+        )
+    if _CATEGORIES in file:
+        categories = _check_dataset(file, _CATEGORIES, path)
+        if categories.shape != tokens.shape[:1] or categories.dtype.kind not in "iuOS":
+            raise _malformed(path, _CATEGORIES, f"must be {tokens.shape[0]} names, it is {categories.shape}")
+    return int(tokens.shape[1])
+
+
+def _check_dataset(file: Any, name: str, path: Path) -> Any:
+    """A data set that lies in this very file: no link and no storage leads out of it."""
+    import h5py
+
+    node = file
+    for part in name.split("/"):
+        if not isinstance(node, h5py.Group) or not isinstance(node.get(part, getlink=True), h5py.HardLink):
+            raise _malformed(path, name, "is missing, or is a link")
+        node = node[part]
+    if not isinstance(node, h5py.Dataset) or node.is_virtual or node.external or node.shape is None:
+        raise _malformed(path, name, "must be a data set within the file")
+    return node
+
+
+def _rows_of(path: Path, category: str | None) -> tuple[NDArray[np.int64], int]:
+    """Numbers of the rows of a category, and the tokens of a row."""
+    with _opened(path) as file:
+        width = _check_layout(file, path)
+        if category is None:
+            return np.arange(len(file[_TOKENS])), width
+        return np.flatnonzero(np.array(_category_names(file, path), object) == category), width
+
+
+def _category_names(file: Any, path: Path) -> list[str]:
+    """The category of each row, by name; a number stands for itself."""
+    if _CATEGORIES not in file:
+        return ["hdf5"] * len(file[_TOKENS])
+    return _decoded(file[_CATEGORIES][:], path)
+
+
+def _decoded(values: NDArray[Any], path: Path) -> list[str]:
+    try:
+        return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise _malformed(path, _CATEGORIES, f"must be names in UTF-8: {error}") from error
+
+
+def _malformed(path: Path, name: str, fault: str) -> MalformedInputError:
+    return MalformedInputError(f"`{path}`: `{name}` {fault}", path=path)
