@@ -4,6 +4,8 @@
 #include <string>
 #include <type_traits>
 
+#include "data/errors.hpp"
+#include "data/map_guard.hpp"
 #include "data/shard_set.hpp"
 
 namespace fluxcore::data {
@@ -106,14 +108,24 @@ void ShardSet::gather(std::span<const std::uint64_t> chunk_ids, const GatherOut&
     if (verify) check_payload(id);
     Chunk chunk = {
         .tokens = at.shard->tokens(at.index), .mask = {}, .valid_len = chunk_tokens(), .next_token = kNoToken};
+    std::span<const std::uint32_t> next_tokens;
+    std::span<const std::uint32_t> lengths;
     if (targets != nullptr) {
       chunk.mask = at.shard->mask(at.index);
-      chunk.next_token = at.shard->next_tokens()[at.index];
-      const auto lengths = at.shard->valid_lengths();
-      if (!lengths.empty()) chunk.valid_len = lengths[at.index];
-      if (chunk.valid_len < 1 || chunk.valid_len > chunk_tokens()) fail(id, "its valid length is out of range");
+      next_tokens = at.shard->next_tokens();
+      lengths = at.shard->valid_lengths();
     }
-    copy(chunk, tokens, targets);
+    bool in_range = true;
+    const bool read = read_mapped([&] {
+      if (targets != nullptr) {
+        chunk.next_token = next_tokens[at.index];
+        if (!lengths.empty()) chunk.valid_len = lengths[at.index];
+        in_range = chunk.valid_len >= 1 && chunk.valid_len <= chunk_tokens();
+      }
+      if (in_range) copy(chunk, tokens, targets);
+    });
+    if (!read) fail(id, kUnreadable);
+    if (!in_range) fail(id, "its valid length is out of range");
     tokens += row_bytes;
     if (targets != nullptr) targets += row_bytes;
   }

@@ -6,6 +6,7 @@
 
 #include "data/crc32c.hpp"
 #include "data/errors.hpp"
+#include "data/map_guard.hpp"
 
 namespace fluxcore::data {
 
@@ -96,14 +97,19 @@ std::span<const std::byte> Shard::checked(const Section* section) const {
   const std::span<const std::byte> bytes = raw(*section);
   std::atomic<std::uint8_t>& state = state_[static_cast<std::size_t>(section - superblock_.sections.data())];
   if (state.load(std::memory_order_acquire) == kSound) return bytes;
-  if (crc32c(bytes) != section->crc) {
+  std::uint32_t crc = 0;
+  Bytes16 root = footer_.root;
+  const bool read = read_mapped([&] {
+    crc = crc32c(bytes);
+    if (section == chunk_crc_) root = root_hash(superblock_, bytes);
+  });
+  if (!read) throw CorruptShard(path_, kUnreadable);
+  if (crc != section->crc) {
     const bool named = section->kind == SectionKind::column;
     throw CorruptShard(
         path_, "the CRC of " + (named ? "column `" + names_[section->name] + "`" : "a section") + " does not match");
   }
-  if (section == chunk_crc_ && root_hash(superblock_, bytes) != footer_.root) {
-    throw CorruptShard(path_, "the root hash does not match");
-  }
+  if (root != footer_.root) throw CorruptShard(path_, "the root hash does not match");
   state.store(kSound, std::memory_order_release);
   return bytes;
 }
@@ -131,8 +137,13 @@ std::span<const std::byte> Shard::mask(std::uint64_t index) const {
   return map().subspan(mask_->offset + index * bytes, bytes);
 }
 
-bool Shard::payload_matches(std::uint64_t index) const {
-  return crc32c(mask(index), crc32c(tokens(index))) == checked_u32(chunk_crc_)[index];
+std::optional<bool> Shard::payload_matches(std::uint64_t index) const {
+  const std::span<const std::byte> tokens = this->tokens(index);
+  const std::span<const std::byte> mask = this->mask(index);
+  const std::span<const std::uint32_t> crcs = checked_u32(chunk_crc_);
+  bool matches = false;
+  if (!read_mapped([&] { matches = crc32c(mask, crc32c(tokens)) == crcs[index]; })) return std::nullopt;
+  return matches;
 }
 
 void Shard::check_sections() const {
@@ -141,7 +152,11 @@ void Shard::check_sections() const {
     if (&section != tokens_ && &section != mask_) checked(&section);
     const std::uint64_t end = section.offset + section.length;
     const auto padding = map().subspan(end, round_up_to_page(end) - end);
-    if (std::ranges::any_of(padding, [](std::byte b) { return b != std::byte{0}; })) {
+    bool zero = false;
+    const bool read =
+        read_mapped([&] { zero = std::ranges::all_of(padding, [](std::byte b) { return b == std::byte{0}; }); });
+    if (!read) throw CorruptShard(path_, kUnreadable);
+    if (!zero) {
       throw CorruptShard(path_, "padding behind section " + std::to_string(s) + " is not zero");
     }
   }

@@ -42,8 +42,8 @@ class Shard {
   void expect(Access access) const;
   void will_need(std::uint64_t index, std::uint64_t count) const;
   std::optional<bool> is_resident(std::uint64_t index) const;
-  // Whether the payload has the CRC that was written with it.
-  bool payload_matches(std::uint64_t index) const;
+  // Whether the payload has the CRC that was written with it; nothing where it cannot be read any more.
+  std::optional<bool> payload_matches(std::uint64_t index) const;
 
   // All items of a column, checked; empty where there is no such column. Throws CorruptShard.
   std::span<const std::byte> column(std::string_view name) const;

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "data/errors.hpp"
+#include "data/map_guard.hpp"
 
 namespace fluxcore::data {
 namespace {
@@ -75,7 +76,8 @@ void ShardSet::fail(std::uint64_t chunk_id, const std::string& why) const {
   const ChunkPlace at = place(chunk_id);
   std::uint64_t document = CorruptShard::kUnknown;
   try {
-    std::memcpy(&document, at.shard->column("doc_id").subspan(8 * at.index, 8).data(), 8);
+    const std::span<const std::byte> stored = at.shard->column("doc_id").subspan(8 * at.index, 8);
+    if (!read_mapped([&] { std::memcpy(&document, stored.data(), 8); })) document = CorruptShard::kUnknown;
   } catch (const CorruptShard&) {
     document = CorruptShard::kUnknown;  // the column is damaged too; the chunk is what the caller asked for
   }
@@ -84,7 +86,9 @@ void ShardSet::fail(std::uint64_t chunk_id, const std::string& why) const {
 
 void ShardSet::check_payload(std::uint64_t chunk_id) const {
   const ChunkPlace at = place(chunk_id);
-  if (!at.shard->payload_matches(at.index)) fail(chunk_id, "the CRC of its tokens does not match");
+  const std::optional<bool> matches = at.shard->payload_matches(at.index);
+  if (!matches) fail(chunk_id, kUnreadable);
+  if (!*matches) fail(chunk_id, "the CRC of its tokens does not match");
 }
 
 void ShardSet::verify_shard(std::size_t number) const {
