@@ -16,12 +16,15 @@ SPLIT_SEED = 0  # the same for every seed: all runs are validated on the same do
 
 
 class DemoOrder(StrEnum):
-    """Orders that the demo can compare."""
+    """Orders that the demo can compare: all that a trainer takes, each with its usual options."""
 
     random = auto()
     ascending = auto()
     descending = auto()
     bucketed = auto()
+    jittered = auto()
+    interleaved = auto()
+    paced = auto()
 
 
 class DemoSize(StrEnum):

@@ -1,6 +1,7 @@
 import email
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from support.html import external_references
 
 import fluxcore.data
 from fluxcore.cli.demo import execute
-from fluxcore.data import Loader, Order
+from fluxcore.cli.demo_plan import DemoOrder
+from fluxcore.data import Loader
 from fluxcore.report.runs import read_run
+from fluxcore.training.order_config import OrderName
 from fluxcore.training.training_data import open_training_data
 
 ORDERS = ("random", "ascending")
@@ -30,14 +33,14 @@ def demo(tmp_path_factory):
     return folder, options, succeeds(*options)
 
 
-def chunks_fed(run_folder):
+def chunks_fed(run_folder, **changes):
     """Ids of the chunks that a run is fed, in their order, from the loader that its configuration describes."""
-    config = CurriculumConfig.from_yaml(run_folder / "config.yaml")
+    config = replace(CurriculumConfig.from_yaml(run_folder / "config.yaml"), **changes)
     data = open_training_data(
         config, Accelerator(cpu=True), config.data, val_path=None, val_fraction=config.val_fraction
     )
     loader = Loader(
-        data.ds, Order.from_name(config.order.name, column=config.column), subset=data.plan.chunk_ids,
+        data.ds, config.make_order(), subset=data.plan.chunk_ids,
         epochs=data.plan.epochs, global_batch_size=data.chunks_per_step, seed=config.seed,
     )  # fmt: skip
     batches = [meta.chunk_ids.numpy() for _, _, meta in loader]
@@ -84,6 +87,16 @@ def test_the_runs_see_the_same_chunks_and_tokens_in_another_order(demo):
     _, targets = ds.gather(random, out="int64")
     assert random_log.total_tokens == ascending_log.total_tokens == (targets != -100).sum()
     assert random_log.train.tokens.tolist() != ascending_log.train.tokens.tolist()
+
+
+def test_every_order_of_a_trainer_can_be_compared(demo):
+    folder, _, _ = demo
+    assert {order.value for order in DemoOrder} == {order.value for order in OrderName}
+    run_folder = folder / "runs" / "ascending-0"
+    fed = {order: chunks_fed(run_folder, order=OrderName(order.value))[0] for order in DemoOrder}
+    assert len({ids.tobytes() for ids in fed.values()}) == len(DemoOrder)
+    for ids in fed.values():
+        assert sorted(ids) == sorted(fed[DemoOrder.random])
 
 
 def test_the_scorer_never_saw_the_validation_documents(demo):
