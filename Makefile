@@ -3,6 +3,7 @@
 #   make test    build sdist and wheel, install the wheel in a clean venv, run pytest and ctest against it
 #   make lint    ruff, mypy, clang-format, clang-tidy and the strict documentation build
 #   make bench   the benchmarks of this machine    make docs    the site under site/    make clean
+#   make soak    damaged and forged files, kills and resumes at random for MINUTES=10
 
 PYTHON ?= $(shell .ci/find-python)
 ROOT := $(CURDIR)
@@ -11,6 +12,8 @@ BIN := $(VENV)/bin
 CLEAN_VENV := build/test-venv
 # Processes that run tests side by side; 0 for the tests that need all the memory.
 JOBS ?= 2
+# How long to soak.
+MINUTES ?= 10
 INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
 # Build environments take their pins from here too (one name for older pips, one for newer).
 export PIP_CONSTRAINT := $(ROOT)/constraints.txt
@@ -22,7 +25,7 @@ SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
 	$(shell find csrc kernels fluxcore trainers -type f -not -name '*.pyc')
 WHEEL := $$(ls dist/*.whl)
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench soak docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -45,6 +48,9 @@ lint: $(VENV)/.tools $(CLEAN_VENV)/.ready
 
 bench: $(VENV)/.bench
 	$(BIN)/pytest benchmarks -c benchmarks/pytest.ini --benchmark-json=build/benchmarks.json $(ARGS)
+
+soak: $(CLEAN_VENV)/.ready
+	cd tests && "$(ROOT)/$(CLEAN_VENV)/bin/python" -m soak --minutes $(MINUTES) $(ARGS)
 
 docs: $(VENV)/.tools
 	$(BIN)/mkdocs build --strict
