@@ -1,4 +1,4 @@
-"""What the optimizers share: which parameters take part, and which the C++ kernels can take."""
+"""What the optimizers share: which parameters take part, and which kernels can take them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fluxcore.backends import resolve_backend
+from fluxcore.backends import Backend, resolve_backend
 
 
 def with_gradient(groups: Iterable[dict[str, Any]]) -> Iterator[Tensor]:
@@ -30,12 +30,13 @@ def with_gradient(groups: Iterable[dict[str, Any]]) -> Iterator[Tensor]:
             yield parameter
 
 
-def kernel_takes(*tensors: Tensor) -> bool:
-    """Whether the C++ kernels can work on these: float32, on the CPU, and all laid out alike without gaps."""
+def backend_for(*tensors: Tensor) -> Backend:
+    """Whose kernels take these: they must be float32, on one device, and all laid out alike without gaps.
+
+    "reference" for all others.
+    """
     first = tensors[0]
-    return (
-        all(x.dtype == torch.float32 and x.device.type == "cpu" for x in tensors)
-        and all(x.stride() == first.stride() for x in tensors)
-        and torch.ops.aten.is_non_overlapping_and_dense(first)
-        and resolve_backend(first.device) == "cpp"
-    )
+    alike = all(x.dtype == torch.float32 and x.device == first.device and x.stride() == first.stride() for x in tensors)
+    if not alike or not torch.ops.aten.is_non_overlapping_and_dense(first):
+        return "reference"
+    return resolve_backend(first.device)

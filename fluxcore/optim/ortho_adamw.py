@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fluxcore import _core
 from fluxcore.ops._checks import check_choice
-from fluxcore.optim._lists import kernel_takes, with_gradient
+from fluxcore.optim._lists import backend_for, with_gradient
+from fluxcore.optim._steps import Steps
 from fluxcore.reference.ortho import ortho_adamw_step
 
 Project = Literal["gradient", "update"]
@@ -26,8 +26,9 @@ class OrthoAdamW(Optimizer):
     stretched of which less than 1e-6 is left. Weight decay is decoupled and acts on w apart, so the projection does
     not take it away. A parameter without gradient stays as it is, without decay. `.grad` is not changed.
 
-    All arithmetic is in float64, the state and the weights are rounded once; float32 parameters on a CPU run in C++
-    with threads, others parameter by parameter in PyTorch without waiting for the device.
+    All arithmetic is in float64, the state and the weights are rounded once. float32 parameters run together, on a CPU
+    in C++ with threads, on a GPU in five launches of Triton; others parameter by parameter in PyTorch. Nothing waits
+    for the device.
 
     Args:
         params: Parameters, or groups of them; one that comes twice steps once.
@@ -74,34 +75,31 @@ class OrthoAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            self._step_group(group)
+        self._step_all()
         return loss
 
-    def _step_group(self, group: dict[str, Any]) -> None:
-        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
-        rows = []
-        for parameter in with_gradient([group]):
-            state, gradient = self._state(parameter), parameter.grad
-            assert gradient is not None
-            state["step"] += 1
-            step = int(state["step"])
-            tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
-            if kernel_takes(*tensors):
-                pointers = tuple(x.data_ptr() for x in tensors)
-                rows.append((*pointers, parameter.numel(), 1 - beta1**step, 1 - beta2**step))
-                torch.autograd.graph.increment_version(parameter)
-                continue
-            results = ortho_adamw_step(
-                *tensors, step=step, lr=lr, betas=(beta1, beta2), eps=group["eps"],
-                weight_decay=group["weight_decay"], project_update=group["project"] == "update",
-            )  # fmt: skip
-            for tensor, result in zip((parameter, *tensors[2:]), results, strict=True):
-                tensor.copy_(result)
-        _core.ortho_adamw(
-            rows, lr, beta1, beta2, group["eps"], group["weight_decay"], group["project"] == "update",
-            torch.get_num_threads(),
-        )  # fmt: skip
+    def _step_all(self) -> None:
+        # All that may raise comes first, so that a failed step leaves everything as it was.
+        taken = []
+        for group in self.param_groups:
+            for parameter in with_gradient([group]):
+                state, gradient = self._state(parameter), parameter.grad
+                assert gradient is not None
+                tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
+                taken.append((group, tensors, state["step"], backend_for(*tensors)))
+        steps = Steps()
+        for group, tensors, count, backend in taken:
+            count.add_(1)
+            options = {name: group[name] for name in ("betas", "eps", "weight_decay")}
+            options |= {"lr": float(group["lr"]), "step": int(count), "project_update": group["project"] == "update"}
+            if backend == "reference":
+                results = ortho_adamw_step(*tensors, **options)
+                for tensor, result in zip((tensors[0], *tensors[2:]), results, strict=True):
+                    tensor.copy_(result)
+            else:
+                steps.add(backend, tensors, **options)
+                torch.autograd.graph.increment_version(tensors[0])
+        steps.run()
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fluxcore import _core
-from fluxcore.optim._lists import kernel_takes, with_gradient
+from fluxcore.optim._lists import backend_for, with_gradient
+from fluxcore.optim._steps import Projections
 from fluxcore.reference.ortho import perpendicular
 
 
@@ -28,16 +28,17 @@ def orthogonalize_(parameters: Iterable[Tensor]) -> None:
 
     Source: Prieto et al., "Grokking at the edge of numerical stability" (arXiv:2501.04697).
     """
-    rows = []
-    for parameter in with_gradient([{"params": list(parameters)}]):
-        gradient = parameter.grad
-        assert gradient is not None
-        if kernel_takes(parameter, gradient):
-            rows.append((parameter.data_ptr(), gradient.data_ptr(), parameter.numel()))
-            torch.autograd.graph.increment_version(gradient)
-        else:
+    # All that may raise comes first, so that a failed call leaves the gradients as they were.
+    pairs = [(x, x.grad) for x in with_gradient([{"params": list(parameters)}]) if x.grad is not None]
+    backends = [backend_for(*pair) for pair in pairs]
+    projections = Projections()
+    for (parameter, gradient), backend in zip(pairs, backends, strict=True):
+        if backend == "reference":
             gradient.copy_(perpendicular(gradient, parameter))
-    _core.orthogonalize(rows, torch.get_num_threads())
+        else:
+            projections.add(backend, parameter, gradient)
+            torch.autograd.graph.increment_version(gradient)
+    projections.run()
 
 
 class OrthoGrad(Optimizer):

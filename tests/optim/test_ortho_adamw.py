@@ -7,7 +7,7 @@ import torch
 from support import long_double
 
 import fluxcore
-from fluxcore.optim import OrthoAdamW
+from fluxcore.optim import OrthoAdamW, orthogonalize_
 from fluxcore.reference.ortho import ortho_adamw_step, perpendicular
 
 SHAPES = [(), (1,), (7,), (33, 65), (5, 17, 8), (40_001,)]
@@ -206,6 +206,22 @@ def test_sparse_gradients_are_refused():
     with pytest.raises(RuntimeError, match="got a sparse one of shape"):
         OrthoAdamW(layer.parameters()).step()
     assert torch.equal(layer.weight, before)
+
+
+def test_a_step_that_fails_changes_nothing():
+    dense, layer = torch.nn.Parameter(torch.randn(10)), torch.nn.Embedding(5, 3, sparse=True)
+    optimizer = OrthoAdamW([dense, layer.weight], lr=0.1, weight_decay=0.1)
+    dense.grad = torch.randn(10)
+    layer(torch.tensor([1])).sum().backward()
+    before = dense.detach().clone()
+    with pytest.raises(RuntimeError, match="got a sparse one"):
+        optimizer.step()
+    assert torch.equal(dense, before)
+    assert optimizer.state[dense]["step"] == 0
+    gradient = dense.grad.clone()
+    with pytest.raises(RuntimeError, match="got a sparse one"):
+        orthogonalize_([dense, layer.weight])
+    assert torch.equal(dense.grad, gradient)
 
 
 def test_perpendicular_of_special_cases():
