@@ -253,6 +253,8 @@ def prune_apply(
     regrow_kind: str,
     step: int,
     noise_std: list[float],
+    keep: int,
+    group: int,
     counts: int,
     threads: int,
     isa: str = "",

@@ -1,13 +1,13 @@
 """Keys of weights, and normal numbers, as csrc/ops/philox.hpp and csrc/ops/prune.hpp define them.
 
 A key has 31 bits; NO_KEY, which is negative, marks what is no candidate. KIND: 0 magnitude of active elements,
-1 gradient of inactive ones (the largest first, NaN last), 2 random bits of inactive ones.
+1 gradient of inactive ones (the largest first, NaN last), 2 random bits of inactive ones, 3 none at all.
 """
 
 import triton
 import triton.language as tl
 
-KINDS = {"magnitude": 0, "gradient": 1, "random": 2}
+KINDS = {"magnitude": 0, "gradient": 1, "random": 2, "none": 3}
 NO_KEY = tl.constexpr(-1)
 
 
@@ -69,19 +69,41 @@ def normals(index, key, step):
 
 
 @triton.jit
-def load_keys(x_ptr, mask_ptr, places, n, offset, key, step, KIND: tl.constexpr, HAS_MASK: tl.constexpr):
-    # Keys of elements `places`; x is the weight or the gradient. Without a mask all are active.
-    inside = places < n
+def keys_of(x, KIND: tl.constexpr):
+    # Of weights (KIND 0) or gradients (1).
+    keys = x.to(tl.float32).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    if KIND == 1:
+        keys = tl.where(keys > 0x7F800000, 0x7FFFFFFF, 0x7FFFFFFF - keys)
+    return keys
+
+
+@triton.jit
+def load_some(x_ptr, places, inside, WHOLE: tl.constexpr):
+    # x at `places` where `inside`, else 0; WHOLE: all are, which the compiler cannot know and loads by vectors.
+    return tl.load(x_ptr + places) if WHOLE else tl.load(x_ptr + places, mask=inside, other=0.0)
+
+
+@triton.jit
+def candidates_of(mask_ptr, places, inside, KIND: tl.constexpr, HAS_MASK: tl.constexpr, WHOLE: tl.constexpr):
+    # Which elements may have a key. Without a mask all are active.
+    if HAS_MASK:
+        active = load_some(mask_ptr, places, inside, WHOLE) != 0
+        found = inside & (active if KIND == 0 else (active == 0))
+    elif KIND == 0:
+        found = inside
+    else:
+        found = inside & (places < 0)
+    return found
+
+
+@triton.jit
+def load_keys(
+    x_ptr, mask_ptr, places, inside, offset, key, step,
+    KIND: tl.constexpr, HAS_MASK: tl.constexpr, WHOLE: tl.constexpr = False,
+):  # fmt: skip
+    # Keys of elements `places`, NO_KEY for those not `inside`; x is the weight or the gradient.
     if KIND == 2:
         keys = random_bits(offset + places, key, step)
     else:
-        x = tl.load(x_ptr + places, mask=inside, other=0.0).to(tl.float32)
-        keys = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-        if KIND == 1:
-            keys = tl.where(keys > 0x7F800000, 0x7FFFFFFF, 0x7FFFFFFF - keys)
-    if HAS_MASK:
-        active = tl.load(mask_ptr + places, mask=inside, other=0) != 0
-        inside = inside & (active if KIND == 0 else (active == 0))
-    elif KIND != 0:
-        inside = inside & (places < 0)
-    return tl.where(inside, keys, NO_KEY)
+        keys = keys_of(load_some(x_ptr, places, inside, WHOLE), KIND)
+    return tl.where(candidates_of(mask_ptr, places, inside, KIND, HAS_MASK, WHOLE), keys, NO_KEY)

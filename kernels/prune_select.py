@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from fluxcore.kernels.prune_keys import KINDS, load_keys
-from fluxcore.kernels.rows import on_device
+from fluxcore.kernels.rows import NUM_WARPS, THREADS, on_device
 from torch import Tensor
 
 BLOCK = 2048
@@ -20,41 +20,67 @@ TILES = 8
 ALL = (1 << 63) - 1
 
 
-@triton.jit(do_not_specialize=["offset", "key", "step"])
+@triton.jit
+def count_tile(
+    counts, x_ptr, mask_ptr, prefix, places, inside, offset, key, step,
+    SHIFT: tl.constexpr, BINS: tl.constexpr, FIRST: tl.constexpr, KIND: tl.constexpr, HAS_MASK: tl.constexpr,
+    WHOLE: tl.constexpr,
+):  # fmt: skip
+    keys = load_keys(x_ptr, mask_ptr, places, inside, offset, key, step, KIND, HAS_MASK, WHOLE)
+    match = keys >= 0
+    if not FIRST:
+        match = match & ((keys >> (SHIFT + 10)) == prefix)
+    return counts + tl.histogram((keys >> SHIFT) & (BINS - 1), BINS, mask=match)
+
+
+@triton.jit(do_not_specialize=["n", "offset", "key", "step"])
 def histogram_kernel(
     x_ptr, mask_ptr, prefix_ptr, histogram_ptr, n, offset, key, step,
     SHIFT: tl.constexpr, BINS: tl.constexpr, FIRST: tl.constexpr, KIND: tl.constexpr, HAS_MASK: tl.constexpr,
-    BLOCK: tl.constexpr, TILES: tl.constexpr,
+    LANES: tl.constexpr, DEPTH: tl.constexpr, VEC: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     # Add the counts of the keys' next bits, of those keys that agree with the prefix.
     #
     #   x [n]      histogram [BINS] int32      grid (ceil(n / (BLOCK TILES)),)
+    BLOCK: tl.constexpr = LANES * DEPTH * VEC
     counts = tl.zeros((BINS,), tl.int32)
     begin = tl.program_id(0).to(tl.int64) * (BLOCK * TILES)
     prefix = tl.load(prefix_ptr).to(tl.int32)
-    for tile in range(TILES):
-        places = begin + tile * BLOCK + tl.arange(0, BLOCK)
-        keys = load_keys(x_ptr, mask_ptr, places, n, offset, key, step, KIND, HAS_MASK)
-        match = keys >= 0
-        if not FIRST:
-            match = match & ((keys >> (SHIFT + 10)) == prefix)
-        counts += tl.histogram((keys >> SHIFT) & (BINS - 1), BINS, mask=match)
+    lane = tl.arange(0, BLOCK)
+    whole = (tl.minimum(n - begin, BLOCK * TILES) // BLOCK).to(tl.int32)
+    for tile in range(whole):
+        places = begin + tile * BLOCK + lane
+        counts = count_tile(
+            counts, x_ptr, mask_ptr, prefix, places, lane >= 0, offset, key, step,
+            SHIFT, BINS, FIRST, KIND, HAS_MASK, True,
+        )  # fmt: skip
+    places = begin + whole * BLOCK + lane
+    if (whole < TILES) & (begin + whole * BLOCK < n):
+        counts = count_tile(
+            counts, x_ptr, mask_ptr, prefix, places, places < n, offset, key, step,
+            SHIFT, BINS, FIRST, KIND, HAS_MASK, False,
+        )  # fmt: skip
     bins = tl.arange(0, BINS)
     tl.atomic_add(histogram_ptr + bins, counts, mask=counts > 0)
 
 
-@triton.jit(do_not_specialize=["offset", "key", "step"])
+@triton.jit(do_not_specialize=["n", "offset", "key", "step"])
 def ties_kernel(
     x_ptr, mask_ptr, cut_ptr, ties_ptr, n, offset, key, step,
     KIND: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # How many keys of each block equal the cut's.
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    keys = load_keys(x_ptr, mask_ptr, places, n, offset, key, step, KIND, HAS_MASK)
-    tl.store(ties_ptr + tl.program_id(0), tl.sum((keys == tl.load(cut_ptr).to(tl.int32)).to(tl.int32), axis=0))
+    cut = tl.load(cut_ptr).to(tl.int32)
+    if (tl.program_id(0).to(tl.int64) + 1) * BLOCK <= n:
+        keys = load_keys(x_ptr, mask_ptr, places, places >= 0, offset, key, step, KIND, HAS_MASK, True)
+        tl.store(ties_ptr + tl.program_id(0), tl.sum((keys == cut).to(tl.int32), axis=0))
+    else:
+        keys = load_keys(x_ptr, mask_ptr, places, places < n, offset, key, step, KIND, HAS_MASK)
+        tl.store(ties_ptr + tl.program_id(0), tl.sum((keys == cut).to(tl.int32), axis=0))
 
 
-@triton.jit(do_not_specialize=["offset", "key", "step"])
+@triton.jit(do_not_specialize=["n", "offset", "key", "step", "first_block", "blocks"])
 def last_tie_kernel(
     x_ptr, mask_ptr, cut_ptr, block_ptr, wanted_ptr, n, offset, key, step, first_block, blocks,
     KIND: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
@@ -62,9 +88,9 @@ def last_tie_kernel(
     # One program: the index up to which ties are chosen. `block` is where the last chosen tie is, counted over all
     # tensors of the search, and `wanted` which of that block's ties it is.
     block = tl.load(block_ptr) - first_block
-    places = block * BLOCK + tl.arange(0, BLOCK)
     here = (block >= 0) & (block < blocks)
-    keys = load_keys(x_ptr, mask_ptr, tl.where(here, places, 0), n, offset, key, step, KIND, HAS_MASK)
+    places = tl.where(here, block, 0) * BLOCK + tl.arange(0, BLOCK)
+    keys = load_keys(x_ptr, mask_ptr, places, places < n, offset, key, step, KIND, HAS_MASK)
     tied = (keys == tl.load(cut_ptr).to(tl.int32)).to(tl.int32)
     nth = tl.cumsum(tied, axis=0)
     found = (tied == 1) & (nth == tl.load(wanted_ptr).to(tl.int32))
@@ -94,7 +120,7 @@ def launch_select_smallest(
     searches = P if per_tensor else 1
     owner = [i if per_tensor else 0 for i in range(P)]
     read = gradients if kind == "gradient" else weights
-    options = {"KIND": KINDS[kind], "HAS_MASK": bool(masks), "BLOCK": BLOCK}
+    options = {"KIND": KINDS[kind], "HAS_MASK": bool(masks)}
     # Tensors without elements have nothing to launch.
     live = [i for i in range(P) if weights[i].numel()]
     common = {i: (read[i], masks[i].view(torch.uint8) if masks else read[i]) for i in live}
@@ -107,9 +133,11 @@ def launch_select_smallest(
             counted = torch.zeros((searches, bins), dtype=torch.int32, device=device)
             for i in live:
                 grid = (triton.cdiv(weights[i].numel(), BLOCK * TILES),)
+                vec = 16 // weights[i].element_size()
                 histogram_kernel[grid](
                     *common[i], prefix[owner[i]], counted[owner[i]], *places[i],
-                    SHIFT=shift, BINS=bins, FIRST=number == 0, TILES=TILES, **options,
+                    SHIFT=shift, BINS=bins, FIRST=number == 0, **options,
+                    LANES=THREADS, DEPTH=BLOCK // (THREADS * vec), VEC=vec, TILES=TILES, num_warps=NUM_WARPS,
                 )  # fmt: skip
             cumulated = counted.to(torch.int64).cumsum(1)
             if number == 0:
@@ -122,8 +150,9 @@ def launch_select_smallest(
         owners = torch.tensor(owner, device="cpu").to(device, non_blocking=True)
         cuts[:, 0] = prefix[owners]
         if ties:
+            options |= {"BLOCK": BLOCK, "num_warps": NUM_WARPS}
             for group in [[i] for i in live] if per_tensor else [live]:
-                _cut_ties(group, weights, common, places, options, cuts, wanted[owner[group[0]] if group else 0])
+                _cut_ties(group, common, places, options, cuts, wanted[owner[group[0]] if group else 0])
         return torch.where((chosen > 0)[owners].unsqueeze(1), cuts, 0)
 
 
@@ -135,7 +164,6 @@ def _wanted(candidates: Tensor, fraction: float, k: Sequence[int] | None) -> Ten
 
 def _cut_ties(
     group: list[int],
-    weights: Sequence[Tensor],
     common: dict[int, tuple[Tensor, Tensor]],
     places: dict[int, tuple[int, int, int, int]],
     options: dict[str, int],
@@ -145,7 +173,7 @@ def _cut_ties(
     """Write the index of the cuts of one search."""
     if not group:
         return
-    blocks = {i: triton.cdiv(weights[i].numel(), BLOCK) for i in group}
+    blocks = {i: triton.cdiv(places[i][0], BLOCK) for i in group}
     first, total = {}, 0
     for i in group:
         first[i] = total

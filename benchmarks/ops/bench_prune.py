@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import prune
 
 import fluxcore
-from benchmarks.harness import Answer, Case, Floor
+from benchmarks.harness import Answer, CannotRunError, Case, Floor
 
 DROP, GROW = 0.3, 0.3
 CHECKED = 40
@@ -39,6 +39,7 @@ def kth_case(N: int, dtype: torch.dtype) -> Case:
             "kthvalue": lambda: lambda w, *_: {"value": w.abs().kthvalue(len(w) // 2).values},
             "topk": lambda: lambda w, *_: {"value": w.abs().topk(len(w) // 2, largest=False).values[-1]},
             "sort": lambda: lambda w, *_: {"value": w.abs().sort().values[len(w) // 2 - 1]},
+            "quantile": partial(quantile, N),
         },
         truth=lambda w, *_: {"value": w.double().abs().sort().values[len(w) // 2 - 1]},
         tolerance=0.0,
@@ -46,6 +47,18 @@ def kth_case(N: int, dtype: torch.dtype) -> Case:
         floor=Floor.SUM,
         check_rows=CHECKED,
     )
+
+
+def quantile(N: int) -> Callable[..., Answer]:
+    """By a float32 share of the length, which leads to a neighbour where that is long."""
+    if N > 1 << 24:
+        raise CannotRunError("torch.quantile takes at most 2^24 elements")
+
+    def call(w: Tensor, *_: Tensor) -> Answer:
+        share = (len(w) // 2 - 1) / (len(w) - 1)
+        return {"value": w.float().abs().quantile(share, interpolation="nearest")}
+
+    return call
 
 
 def collapse_case(N: int, dtype: torch.dtype) -> Case:
@@ -58,9 +71,10 @@ def collapse_case(N: int, dtype: torch.dtype) -> Case:
             "fluxcore": lambda: collapse,
             "nn.utils.prune": lambda: torch_prune,
             "kthvalue threshold": lambda: threshold,
+            "fluxcore, 2:4": lambda: two_of_four,
             "clone alone": lambda: lambda w, *_: {"untouched": w.clone()},
         },
-        truth=lambda w, *_: threshold(w.double()) | {"untouched": w.double()},
+        truth=lambda w, *_: threshold(w.double()) | {"untouched": w.double(), "2:4": largest_two_of_four(w.double())},
         tolerance=0.0,
         bytes_moved=N * 2 * dtype.itemsize,
         check_rows=CHECKED,
@@ -96,6 +110,17 @@ def collapse(w: Tensor, *_: Tensor) -> Answer:
     weight = w.clone()
     fluxcore.prune_regrow_([weight], drop_fraction=DROP)
     return {"weight": weight}
+
+
+def two_of_four(w: Tensor, *_: Tensor) -> Answer:
+    weight = w.clone()
+    fluxcore.prune_regrow_([weight], drop_fraction=0.5, scope="2:4")
+    return {"2:4": weight}
+
+
+def largest_two_of_four(w: Tensor) -> Tensor:
+    dropped = w.reshape(-1, 4).abs().argsort(dim=1, stable=True)[:, :2]
+    return w.reshape(-1, 4).scatter(1, dropped, 0).reshape(-1)
 
 
 def torch_prune(w: Tensor, *_: Tensor) -> Answer:

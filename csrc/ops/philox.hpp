@@ -11,6 +11,10 @@
 
 #include "common/simd.hpp"
 
+#if defined(__SSE2__) && !defined(__AVX2__)
+#include <emmintrin.h>
+#endif
+
 namespace fluxcore::FLUXCORE_ISA {
 
 using Words = Vec<std::uint32_t>;
@@ -19,49 +23,49 @@ inline constexpr int kPhiloxBlock = 64;
 
 enum class PhiloxStream : std::uint32_t { choice = 0, normal = 1 };
 
-// The 64 bits of each a * b, as halves.
-inline void multiply(Words a, std::uint32_t b, Words& high, Words& low) {
+// 64-bit lanes with a word of every second counter in their low halves; what is in the high halves does not matter. So
+// a product need not be taken apart: its low half stays where it is, and its high half is one shift away.
+using Spread = Vec<std::uint64_t>;
+
+// The 64 bits of each low half times b.
+inline Spread multiply(Spread a, std::uint32_t b) {
 #if defined(__AVX512F__)
-  const auto x = bits_as<__m512i>(a);
-  const __m512i factor = _mm512_set1_epi32(static_cast<int>(b));
-  const __m512i even = _mm512_mul_epu32(x, factor);
-  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), factor);
-  high = bits_as<Words>(_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd));
-  low = bits_as<Words>(_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)));
+  return bits_as<Spread>(_mm512_mul_epu32(bits_as<__m512i>(a), _mm512_set1_epi64(b)));
 #elif defined(__AVX2__)
-  const auto x = bits_as<__m256i>(a);
-  const __m256i factor = _mm256_set1_epi32(static_cast<int>(b));
-  const __m256i even = _mm256_mul_epu32(x, factor);
-  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(x, 32), factor);
-  high = bits_as<Words>(_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa));
-  low = bits_as<Words>(_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa));
+  return bits_as<Spread>(_mm256_mul_epu32(bits_as<__m256i>(a), _mm256_set1_epi64x(b)));
+#elif defined(__SSE2__)
+  return bits_as<Spread>(_mm_mul_epu32(bits_as<__m128i>(a), _mm_set1_epi64x(b)));
 #else
-  for (int lane = 0; lane < kLanes<float>; ++lane) {
-    const std::uint64_t product = std::uint64_t{a[lane]} * b;
-    high[lane] = static_cast<std::uint32_t>(product >> 32);
-    low[lane] = static_cast<std::uint32_t>(product);
-  }
+  return (a & 0xffffffffU) * b;
 #endif
+}
+
+inline void philox_round(Spread (&c)[4], std::uint32_t k0, std::uint32_t k1) {
+  const Spread first = multiply(c[0], 0xd2511f53U);
+  const Spread second = multiply(c[2], 0xcd9e8d57U);
+  c[0] = (second >> 32) ^ c[1] ^ k0;
+  c[1] = second;
+  c[2] = (first >> 32) ^ c[3] ^ k1;
+  c[3] = first;
 }
 
 // Ten rounds on one counter a lane.
 inline void philox(std::uint64_t key, Words (&c)[4]) {
   auto k0 = static_cast<std::uint32_t>(key);
   auto k1 = static_cast<std::uint32_t>(key >> 32);
+  Spread even[4];
+  Spread odd[4];
+  for (int word = 0; word < 4; ++word) {
+    even[word] = bits_as<Spread>(c[word]);
+    odd[word] = even[word] >> 32;
+  }
   for (int round = 0; round < 10; ++round) {
-    Words high0{};
-    Words low0{};
-    Words high1{};
-    Words low1{};
-    multiply(c[0], 0xd2511f53U, high0, low0);
-    multiply(c[2], 0xcd9e8d57U, high1, low1);
-    c[0] = high1 ^ c[1] ^ k0;
-    c[1] = low1;
-    c[2] = high0 ^ c[3] ^ k1;
-    c[3] = low0;
+    philox_round(even, k0, k1);
+    philox_round(odd, k0, k1);
     k0 += 0x9e3779b9U;
     k1 += 0xbb67ae85U;
   }
+  for (int word = 0; word < 4; ++word) c[word] = bits_as<Words>((even[word] & 0xffffffffU) | odd[word] << 32);
 }
 
 // The words of lanes [lane, lane + kLanes) of the 16 counters of a block of indices.

@@ -66,10 +66,13 @@ struct PruneState {
 struct ApplyCall {
   std::vector<PruneTensor> tensors;
   std::vector<PruneState> states;
-  const Cut* drop = nullptr;    // one a tensor, of KeyKind::magnitude
+  const Cut* drop = nullptr;    // one a tensor, of KeyKind::magnitude; not read if there is a pattern
   const Cut* regrow = nullptr;  // one a tensor, of `regrow_kind`
   KeyKind regrow_kind = KeyKind::random;
   std::uint64_t step = 0;
+  // A pattern: of each `group` consecutive elements all active ones but the `keep` largest are dropped. 0: none.
+  int keep = 0;
+  int group = 0;
   int threads = 1;
   Isa isa = Isa::portable;
 };
@@ -83,6 +86,8 @@ struct PruneCounts {
 
 // Drops and regrows in one pass: dropped weights become 0 and inactive, regrown ones get N(0, noise_std) and become
 // active. Both cuts see the weights as they were. Fills one entry of counts a tensor.
+// Throws std::invalid_argument, before anything is written, for a pattern that does not fit the tensors or of more than
+// 2048 elements.
 void prune_apply(const ApplyCall& call, PruneCounts* counts);
 
 }  // namespace fluxcore

@@ -2,6 +2,8 @@
 #include <array>
 #include <cstddef>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 
 #include "common/parallel.hpp"
 #include "ops/prune_kernels.hpp"
@@ -13,13 +15,19 @@ class Application {
  public:
   explicit Application(const ApplyCall& call)
       : call_(call), kernels_(prune_kernels(call.isa)), states_(call.tensors.size()) {
+    if (call.group > 0) check_pattern();
     for (const PruneState& state : call.states) states_.at(static_cast<std::size_t>(state.tensor)).push_back(state);
+  }
+
+  // Elements that are worked on at a time: no more than kPruneBlock, and whole groups.
+  [[nodiscard]] std::int64_t block() const {
+    return call_.group > 0 ? kPruneBlock / call_.group * call_.group : kPruneBlock;
   }
 
   [[nodiscard]] PruneCounts apply(const PruneChunk& chunk) const {
     PruneCounts counts{};
-    for (std::int64_t at = chunk.begin; at < chunk.end; at += kPruneBlock) {
-      apply_block(static_cast<std::size_t>(chunk.tensor), at, std::min(kPruneBlock, chunk.end - at), counts);
+    for (std::int64_t at = chunk.begin; at < chunk.end; at += block()) {
+      apply_block(static_cast<std::size_t>(chunk.tensor), at, std::min(block(), chunk.end - at), counts);
     }
     return counts;
   }
@@ -27,12 +35,29 @@ class Application {
  private:
   using Flags = std::array<std::uint8_t, kPruneBlock>;
 
+  void check_pattern() const {
+    if (call_.group > kPruneBlock || call_.keep < 0 || call_.keep > call_.group) {
+      throw std::invalid_argument("`keep` must be within [0, `group`] and `group` at most " +
+                                  std::to_string(kPruneBlock) + ", got " + std::to_string(call_.keep) + " of " +
+                                  std::to_string(call_.group));
+    }
+    for (const PruneTensor& tensor : call_.tensors) {
+      if (tensor.count % call_.group != 0 || tensor.offset % call_.group != 0) {
+        throw std::invalid_argument("`group` must divide each tensor's elements and offset, got " +
+                                    std::to_string(call_.group) + " for " + std::to_string(tensor.count) +
+                                    " elements from " + std::to_string(tensor.offset));
+      }
+    }
+  }
+
   void apply_block(std::size_t t, std::int64_t begin, std::int64_t count, PruneCounts& counts) const {
     const PruneTensor& tensor = call_.tensors[t];
     Flags drop;
     Flags regrow;
     // Both before anything is written: what is dropped now must not be a candidate for regrowth.
-    const std::int64_t dropped = choose(tensor, KeyKind::magnitude, call_.drop[t], begin, count, drop);
+    const std::int64_t dropped = call_.group > 0
+                                     ? choose_by_pattern(tensor, begin, count, drop)
+                                     : choose(tensor, KeyKind::magnitude, call_.drop[t], begin, count, drop);
     const std::int64_t regrown = choose(tensor, call_.regrow_kind, call_.regrow[t], begin, count, regrow);
     const int size = static_cast<int>(dtype_size(tensor.dtype));
     std::byte* weights = static_cast<std::byte*>(tensor.weight) + begin * size;
@@ -52,7 +77,7 @@ class Application {
       counts.active += update_mask(tensor.mask + begin, count, drop.data(), regrow.data(), dropped + regrown > 0);
     }
     if (dropped + regrown == 0 || states_[t].empty()) return;
-    for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) drop.at(i) |= regrow.at(i);
+    either(drop.data(), regrow.data(), count);
     for (const PruneState& state : states_[t]) {
       kernels_.clear(static_cast<std::byte*>(state.data) + begin * state.element_size, state.element_size, count,
                      drop.data());
@@ -72,6 +97,17 @@ class Application {
     const auto key = static_cast<std::uint32_t>(cut.key);
     return kernels_.below(keys.data(), ties, key + 1, chosen.data()) +
            kernels_.below(keys.data() + ties, count - ties, key, chosen.data() + ties);
+  }
+
+  std::int64_t choose_by_pattern(const PruneTensor& tensor, std::int64_t begin, std::int64_t count,
+                                 Flags& chosen) const {
+    std::array<std::uint32_t, kPruneBlock> keys;
+    kernels_.keys(tensor, KeyKind::magnitude, call_.step, begin, count, keys.data());
+    return kernels_.all_but_largest(keys.data(), count, call_.keep, call_.group, chosen.data());
+  }
+
+  static void either(std::uint8_t* drop, const std::uint8_t* regrow, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) drop[i] = static_cast<std::uint8_t>(drop[i] | regrow[i]);
   }
 
   static std::int64_t update_mask(std::uint8_t* mask, std::int64_t count, const std::uint8_t* drop,
@@ -96,7 +132,7 @@ class Application {
 void prune_apply(const ApplyCall& call, PruneCounts* counts) {
   // All that may throw comes before the first write, so that a failed call leaves the weights as they were.
   const Application application(call);
-  const std::vector<PruneChunk> chunks = prune_chunks(call.tensors);
+  const std::vector<PruneChunk> chunks = prune_chunks(call.tensors, application.block());
   std::fill_n(counts, call.tensors.size(), PruneCounts{});
   std::mutex merge;
   parallel_for(static_cast<std::int64_t>(chunks.size()), 1, call.threads, [&](std::int64_t begin, std::int64_t end) {

@@ -26,7 +26,7 @@ const PruneKernels& prune_kernels(Isa isa) {
   return portable::prune_kernels();
 }
 
-std::vector<PruneChunk> prune_chunks(const std::vector<PruneTensor>& tensors) {
+std::vector<PruneChunk> prune_chunks(const std::vector<PruneTensor>& tensors, std::int64_t block) {
   std::int64_t total = 0;
   for (const PruneTensor& tensor : tensors) {
     if (tensor.dtype == DType::float64) {
@@ -35,8 +35,8 @@ std::vector<PruneChunk> prune_chunks(const std::vector<PruneTensor>& tensors) {
     total += tensor.count;
   }
   // At least 32 blocks, so that a histogram a chunk costs little beside its elements.
-  const std::int64_t blocks = std::max<std::int64_t>(32, total / (1024 * kPruneBlock));
-  const std::int64_t size = blocks * kPruneBlock;
+  const std::int64_t blocks = std::max<std::int64_t>(32, total / (1024 * block));
+  const std::int64_t size = blocks * block;
   std::vector<PruneChunk> chunks;
   for (std::size_t t = 0; t < tensors.size(); ++t) {
     for (std::int64_t begin = 0; begin < tensors[t].count; begin += size) {

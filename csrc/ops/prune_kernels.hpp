@@ -11,6 +11,13 @@ inline constexpr std::int64_t kPruneBlock = 2048;
 inline constexpr std::uint32_t kNoKey = 0xffffffffU;  // of an element that is no candidate
 inline constexpr std::uint32_t kMaxKey = 0x7fffffffU;
 
+// What one look at some keys finds.
+struct PruneSurvey {
+  std::int64_t candidates;  // elements that have a key
+  std::int64_t below;       // keys < low
+  std::int64_t inside;      // low <= keys <= high
+};
+
 struct PruneKernels {
   // Keys of elements [begin, begin + count), count <= kPruneBlock; `step` is for random ones.
   void (*keys)(const PruneTensor& tensor, KeyKind kind, std::uint64_t step, std::int64_t begin, std::int64_t count,
@@ -18,8 +25,15 @@ struct PruneKernels {
   // Appends the keys whose bits from `shift` up equal `prefix` to out, and returns how many; out has room for 16 more.
   std::int64_t (*compress)(const std::uint32_t* keys, std::int64_t count, int shift, std::uint32_t prefix,
                            std::uint32_t* out);
+  // Counts keys and appends those inside to out, which has room for 16 more than all of them.
+  PruneSurvey (*survey)(const std::uint32_t* keys, std::int64_t count, std::uint32_t low, std::uint32_t high,
+                        std::uint32_t* out);
   // chosen[i] = keys[i] < bound, as 0 or 1; returns how many.
   std::int64_t (*below)(const std::uint32_t* keys, std::int64_t count, std::uint32_t bound, std::uint8_t* chosen);
+  // Of each `group` consecutive keys (`count` is a multiple of it), chooses all but the `keep` largest, of equal ones
+  // the first; what is no candidate is never chosen and is not kept for another. Returns how many.
+  std::int64_t (*all_but_largest)(const std::uint32_t* keys, std::int64_t count, int keep, int group,
+                                  std::uint8_t* chosen);
   // Sets elements of 2, 4 or 8 bytes to 0 where chosen.
   void (*clear)(void* data, int element_size, std::int64_t count, const std::uint8_t* chosen);
   // Sets weights [begin, begin + count) to normal numbers times the tensor's noise_std where chosen.
@@ -47,7 +61,7 @@ struct PruneChunk {
   std::int64_t end;
 };
 
-// The tensors in order, each cut into stretches of a multiple of kPruneBlock, about a thousand in all at most.
-std::vector<PruneChunk> prune_chunks(const std::vector<PruneTensor>& tensors);
+// The tensors in order, each cut into stretches of a multiple of `block` elements, about a thousand in all at most.
+std::vector<PruneChunk> prune_chunks(const std::vector<PruneTensor>& tensors, std::int64_t block = kPruneBlock);
 
 }  // namespace fluxcore

@@ -2,13 +2,10 @@
 
 #include "common/simd.hpp"
 #include "ops/philox.hpp"
+#include "ops/prune_vectors.hpp"
 
 namespace fluxcore::FLUXCORE_ISA {
 namespace {
-
-constexpr std::int64_t kVector = kLanes<float>;
-
-void store_words(Words words, std::uint32_t* to) { std::memcpy(to, &words, sizeof(words)); }
 
 // Bits of |x| as a float.
 template <class T>
@@ -58,6 +55,16 @@ void random_keys(const PruneTensor& tensor, std::uint64_t step, std::int64_t beg
                     });
 }
 
+// Elements whose mask is not `wanted` are no candidates.
+void keep_where(const std::uint8_t* mask, std::uint32_t wanted, std::int64_t count, std::uint32_t* keys) {
+  std::int64_t i = 0;
+  for (; i + kVector <= count; i += kVector) {
+    const auto other = widen_bytes(mask + i) != wanted;
+    store_words(load_words(keys + i) | bits_as<Words>(other), keys + i);
+  }
+  for (; i < count; ++i) keys[i] |= mask[i] == wanted ? 0U : kNoKey;
+}
+
 void keys_of(const PruneTensor& tensor, KeyKind kind, std::uint64_t step, std::int64_t begin, std::int64_t count,
              std::uint32_t* keys) {
   if (kind == KeyKind::random) {
@@ -69,10 +76,9 @@ void keys_of(const PruneTensor& tensor, KeyKind kind, std::uint64_t step, std::i
     for (std::int64_t i = 0; i < count; ++i) keys[i] = keys[i] > 0x7f800000U ? kMaxKey : kMaxKey - keys[i];
   }
   // Without a mask all are active, and what wants inactive ones finds none.
-  const std::uint8_t wanted = kind == KeyKind::magnitude ? 1 : 0;
+  const std::uint32_t wanted = kind == KeyKind::magnitude ? 1 : 0;
   if (tensor.mask != nullptr) {
-    const std::uint8_t* mask = tensor.mask + begin;
-    for (std::int64_t i = 0; i < count; ++i) keys[i] |= mask[i] == wanted ? 0U : kNoKey;
+    keep_where(tensor.mask + begin, wanted, count, keys);
   } else if (wanted == 0) {
     for (std::int64_t i = 0; i < count; ++i) keys[i] = kNoKey;
   }
@@ -99,12 +105,39 @@ std::int64_t compress(const std::uint32_t* keys, std::int64_t count, int shift, 
   return n;
 }
 
+PruneSurvey survey(const std::uint32_t* keys, std::int64_t count, std::uint32_t low, std::uint32_t high,
+                   std::uint32_t* out) {
+  Words candidates{};
+  Words below{};
+  std::int64_t inside = 0;
+  std::int64_t i = 0;
+  for (; i + kVector <= count; i += kVector) {
+    const Words words = load_words(keys + i);
+    candidates -= bits_as<Words>(words <= kMaxKey);
+    below -= bits_as<Words>(words < low);
+    inside += append(keys + i, bits_as<Words>(words - low <= high - low), out + inside);
+  }
+  PruneSurvey found = {.candidates = lane_count(candidates), .below = lane_count(below), .inside = inside};
+  for (; i < count; ++i) {
+    found.candidates += keys[i] <= kMaxKey ? 1 : 0;
+    found.below += keys[i] < low ? 1 : 0;
+    if (keys[i] - low <= high - low) out[found.inside++] = keys[i];
+  }
+  return found;
+}
+
 std::int64_t below(const std::uint32_t* keys, std::int64_t count, std::uint32_t bound, std::uint8_t* chosen) {
-  std::uint32_t n = 0;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const std::uint32_t hit = keys[i] < bound ? 1U : 0U;
-    chosen[i] = static_cast<std::uint8_t>(hit);
-    n += hit;
+  Words hits{};
+  std::int64_t i = 0;
+  for (; i + kVector <= count; i += kVector) {
+    const auto hit = bits_as<Words>(load_words(keys + i) < bound);
+    hits -= hit;
+    store_flags(hit, chosen + i);
+  }
+  std::int64_t n = lane_count(hits);
+  for (; i < count; ++i) {
+    chosen[i] = keys[i] < bound ? 1 : 0;
+    n += chosen[i];
   }
   return n;
 }
@@ -125,16 +158,32 @@ void clear(void* data, int element_size, std::int64_t count, const std::uint8_t*
   }
 }
 
+bool any(const std::uint8_t* chosen, std::int64_t count) {
+  std::uint32_t found = 0;
+  for (std::int64_t i = 0; i < count; ++i) found |= chosen[i];
+  return found != 0;
+}
+
 template <class T>
 void regrow_elements(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
                      const std::uint8_t* chosen) {
-  T* x = static_cast<T*>(tensor.weight) + begin;
+  // As bits, so that what is not chosen stays as it is, a NaN's payload too.
+  using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>;
+  Bits* x = static_cast<Bits*>(tensor.weight) + begin;
   for_philox_blocks(tensor, begin, count,
                     [&](std::int64_t block, std::int64_t at, std::int64_t within, std::int64_t n) {
+                      if (!any(chosen + at, n)) return;
                       float values[kPhiloxBlock];
                       normals(tensor.random_key, step, block, values);
+                      T rounded[kPhiloxBlock];
+                      for (std::int64_t i = 0; i < kPhiloxBlock; i += kVector) {
+                        store(load(values + i) * tensor.noise_std, rounded + i);
+                      }
+                      Bits bits[kPhiloxBlock];
+                      std::memcpy(bits, rounded, sizeof(bits));
                       for (std::int64_t i = 0; i < n; ++i) {
-                        if (chosen[at + i] != 0) from_compute(values[within + i] * tensor.noise_std, x + at + i);
+                        const auto all = static_cast<Bits>(-chosen[at + i]);  // ones, or zeros
+                        x[at + i] = static_cast<Bits>((bits[within + i] & all) | (x[at + i] & ~all));
                       }
                     });
 }
@@ -150,8 +199,13 @@ void regrow(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, s
   }
 }
 
-constexpr PruneKernels kKernels = {
-    .keys = keys_of, .compress = compress, .below = below, .clear = clear, .regrow = regrow};
+constexpr PruneKernels kKernels = {.keys = keys_of,
+                                   .compress = compress,
+                                   .survey = survey,
+                                   .below = below,
+                                   .all_but_largest = all_but_largest,
+                                   .clear = clear,
+                                   .regrow = regrow};
 
 }  // namespace
 

@@ -7,10 +7,12 @@
 #include <string>
 
 #include "common/parallel.hpp"
+#include "ops/prune_bracket.hpp"
 #include "ops/prune_kernels.hpp"
 
 // Radix selection, most significant bits first: each pass counts the keys that agree with the bits found so far by
-// their next bits, and so finds those of the key sought.
+// their next bits, and so finds those of the key sought. It serves where no sample brackets the key, as among weights
+// that are nearly all equal.
 namespace fluxcore {
 namespace {
 
@@ -35,10 +37,6 @@ class Selection {
         kernels_(prune_kernels(call.isa)),
         chunks_(prune_chunks(call.tensors)),
         searches_(call.per_tensor ? call.tensors.size() : 1) {
-    if (!call.k.empty() && call.k.size() != searches_.size()) {
-      throw std::invalid_argument("`k` must have " + std::to_string(searches_.size()) + " numbers, got " +
-                                  std::to_string(call.k.size()));
-    }
     // Half types widened to float have zeros there, and zeros taken from kMaxKey are ones.
     const auto half = [](const PruneTensor& tensor) { return tensor.dtype != DType::float32; };
     const bool short_keys = call.kind != KeyKind::random && std::ranges::all_of(call.tensors, half);
@@ -139,13 +137,7 @@ class Selection {
     Search& search = searches_[s];
     if (pass == 0) {
       for (const std::uint64_t count : search.histogram) search.candidates += static_cast<std::int64_t>(count);
-      search.k = call_.k.empty()
-                     ? static_cast<std::int64_t>(std::floor(call_.fraction * static_cast<double>(search.candidates)))
-                     : call_.k[s];
-      if (search.k < 0 || search.k > search.candidates) {
-        throw std::invalid_argument("`k` must be within [0, " + std::to_string(search.candidates) + "], got " +
-                                    std::to_string(search.k));
-      }
+      search.k = wanted_of(call_, s, search.candidates);
     }
     if (search.k == 0) return;
     std::uint32_t bin = 0;
@@ -169,25 +161,12 @@ class Selection {
         wanted -= here;
         continue;
       }
-      cuts[t].index = after_tie(chunks_[c], key_of(search), wanted);
+      cuts[t].index = after_tie(call_, chunks_[c], key_of(search), wanted);
       for (std::size_t later = t + 1; !call_.per_tensor && later < call_.tensors.size(); ++later) {
         cuts[later].index = 0;
       }
       return;
     }
-  }
-
-  // Global index behind the `wanted`-th element of the chunk that has this key.
-  [[nodiscard]] std::int64_t after_tie(const PruneChunk& chunk, std::uint32_t key, std::int64_t wanted) const {
-    std::array<std::uint32_t, kPruneBlock> keys;
-    for (std::int64_t at = chunk.begin; at < chunk.end; at += kPruneBlock) {
-      const auto n = static_cast<std::size_t>(read_keys(chunk, at, keys.data()));
-      for (std::size_t i = 0; i < n; ++i) {
-        if (keys.at(i) != key || --wanted > 0) continue;
-        return call_.tensors[static_cast<std::size_t>(chunk.tensor)].offset + at + static_cast<std::int64_t>(i) + 1;
-      }
-    }
-    throw std::logic_error("weights changed while they were being selected");
   }
 
   const SelectCall& call_;
@@ -202,9 +181,53 @@ class Selection {
 
 }  // namespace
 
+std::int64_t wanted_of(const SelectCall& call, std::size_t search, std::int64_t candidates) {
+  const std::int64_t k = call.k.empty()
+                             ? static_cast<std::int64_t>(std::floor(call.fraction * static_cast<double>(candidates)))
+                             : call.k[search];
+  if (k < 0 || k > candidates) {
+    throw std::invalid_argument("`k` must be within [0, " + std::to_string(candidates) + "], got " + std::to_string(k));
+  }
+  return k;
+}
+
+std::int64_t after_tie(const SelectCall& call, const PruneChunk& chunk, std::uint32_t key, std::int64_t wanted) {
+  const PruneTensor& tensor = call.tensors[static_cast<std::size_t>(chunk.tensor)];
+  const PruneKernels& kernels = prune_kernels(call.isa);
+  std::array<std::uint32_t, kPruneBlock> keys;
+  for (std::int64_t at = chunk.begin; at < chunk.end; at += kPruneBlock) {
+    const std::int64_t n = std::min(kPruneBlock, chunk.end - at);
+    kernels.keys(tensor, call.kind, call.step, at, n, keys.data());
+    for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+      if (keys.at(i) == key && --wanted == 0) return tensor.offset + at + static_cast<std::int64_t>(i) + 1;
+    }
+  }
+  throw std::logic_error("weights changed while they were being selected");
+}
+
 void select_smallest(const SelectCall& call, Cut* cuts) {
   if (call.tensors.empty()) return;
-  Selection(call).run(cuts);
+  const std::size_t searches = call.per_tensor ? call.tensors.size() : 1;
+  if (!call.k.empty() && call.k.size() != searches) {
+    throw std::invalid_argument("`k` must have " + std::to_string(searches) + " numbers, got " +
+                                std::to_string(call.k.size()));
+  }
+  const std::vector<std::size_t> missed = select_by_bracket(call, cuts);
+  if (missed.empty()) return;
+  if (!call.per_tensor) {
+    Selection(call).run(cuts);
+    return;
+  }
+  SelectCall rest = call;
+  rest.tensors.clear();
+  rest.k.clear();
+  for (const std::size_t t : missed) {
+    rest.tensors.push_back(call.tensors[t]);
+    if (!call.k.empty()) rest.k.push_back(call.k[t]);
+  }
+  std::vector<Cut> found(missed.size());
+  Selection(rest).run(found.data());
+  for (std::size_t i = 0; i < missed.size(); ++i) cuts[missed[i]] = found[i];
 }
 
 }  // namespace fluxcore

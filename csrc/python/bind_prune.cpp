@@ -68,13 +68,16 @@ void bind_prune(py::module_& module) {
       "prune_apply",
       [](const Columns& tensors, const std::vector<std::tuple<std::uintptr_t, int, std::int64_t>>& states,
          std::uintptr_t drop, std::uintptr_t regrow, const std::string& regrow_kind, std::uint64_t step,
-         const std::vector<float>& noise_std, std::uintptr_t counts, int threads, const std::string& isa) {
+         const std::vector<float>& noise_std, int keep, int group, std::uintptr_t counts, int threads,
+         const std::string& isa) {
         ApplyCall call = {.tensors = tensors_of(tensors),
                           .states = {},
                           .drop = pointer<Cut>(drop),
                           .regrow = pointer<Cut>(regrow),
                           .regrow_kind = key_kind_from_name(regrow_kind),
                           .step = step,
+                          .keep = keep,
+                          .group = group,
                           .threads = threads,
                           .isa = isa_or_best(isa)};
         for (std::size_t t = 0; t < call.tensors.size(); ++t) call.tensors[t].noise_std = noise_std.at(t);
@@ -88,8 +91,9 @@ void bind_prune(py::module_& module) {
         prune_apply(call, pointer<PruneCounts>(counts));
       },
       py::arg("tensors"), py::arg("states"), py::arg("drop"), py::arg("regrow"), py::arg("regrow_kind"),
-      py::arg("step"), py::arg("noise_std"), py::arg("counts"), py::arg("threads"), py::arg("isa") = "",
-      "Drop and regrow by cuts, in place; fill dropped, regrown and active a tensor.");
+      py::arg("step"), py::arg("noise_std"), py::arg("keep"), py::arg("group"), py::arg("counts"), py::arg("threads"),
+      py::arg("isa") = "",
+      "Drop and regrow by cuts, or drop by a pattern, in place; fill dropped, regrown and active a tensor.");
 }
 
 }  // namespace fluxcore::python

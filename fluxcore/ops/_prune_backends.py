@@ -88,6 +88,8 @@ def prune_apply_(
     offsets: Sequence[int],
     keys: Sequence[int],
     step: int,
+    keep: int = 0,
+    group: int = 0,
 ) -> Tensor:
     """Implementation of `fluxcore::prune_apply_` for every device."""
     tensors = Tensors(weights, masks, gradients, offsets, keys, step)
@@ -96,15 +98,17 @@ def prune_apply_(
         case "triton":
             from fluxcore.kernels.prune_apply import launch_prune_apply
 
-            return launch_prune_apply(*tensors, owned, drop, regrow, kind, noise_std)
+            return launch_prune_apply(*tensors, owned, drop, regrow, kind, noise_std, keep, group)
         case "reference":
-            return _reference_apply(tensors, owned, drop, regrow, kind, noise_std)
+            return _reference_apply(tensors, owned, drop, regrow, kind, noise_std, keep, group)
     counts = torch.zeros((len(weights), 3), dtype=torch.int64)
+    if kind == "none":
+        kind, regrow = "random", torch.zeros_like(regrow)
     _core.prune_apply(
         _columns(tensors),
         [(x.data_ptr(), x.element_size(), owner) for x, owner in owned],
         drop.contiguous().data_ptr(), regrow.contiguous().data_ptr(), kind, step, list(noise_std),
-        counts.data_ptr(), torch.get_num_threads(),
+        keep, group, counts.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return counts
 
@@ -132,6 +136,8 @@ def _reference_keys(tensors: Tensors, kind: str) -> list[Tensor]:
                 x = reference.magnitude_keys(weight)
             case "gradient":
                 x = reference.gradient_keys(gradients[i])
+            case "none":
+                x = torch.full((weight.numel(),), reference.NO_KEY, device=weight.device)
             case _:
                 x = reference.random_keys(weight.numel(), keys[i], step, offsets[i], weight.device)
         active = masks[i].reshape(-1) if masks else torch.ones_like(x, dtype=torch.bool)
@@ -157,6 +163,8 @@ def _reference_apply(
     regrow: Tensor,
     kind: str,
     noise_std: Sequence[float],
+    keep: int,
+    group: int,
 ) -> Tensor:
     weights, masks, _, offsets, keys, step = tensors
     drop_keys = _reference_keys(tensors, "magnitude")
@@ -164,7 +172,10 @@ def _reference_apply(
     regrow_keys = _reference_keys(tensors, kind)
     counts = []
     for i, weight in enumerate(weights):
-        dropped = reference.chosen(drop_keys[i], offsets[i], drop[i]).view_as(weight)
+        if group:
+            dropped = reference.all_but_largest(drop_keys[i], keep, group).view_as(weight)
+        else:
+            dropped = reference.chosen(drop_keys[i], offsets[i], drop[i]).view_as(weight)
         regrown = reference.chosen(regrow_keys[i], offsets[i], regrow[i]).view_as(weight)
         weight.masked_fill_(dropped, 0)
         if noise_std[i] > 0:

@@ -4,8 +4,9 @@
 their shapes and dtypes, or none; `offsets` the global index of each tensor's first element; `keys` of the random
 numbers, 64 bits as signed integers. `kind` says what the cuts [P, 2] (fluxcore/reference/prune.py) are of: "magnitude"
 of active weights, "gradient" or "random" of inactive positions. `states` are set to 0 where the weight of tensor
-`state_owners[i]` is dropped or regrown. `prune_apply_` returns [P, 3] int64: dropped, regrown, and active afterwards.
-None of them is differentiable.
+`state_owners[i]` is dropped or regrown; of kind "none" nothing is regrown. If `group` > 0, `drop` is not read: of each
+`group` consecutive elements all active ones but the `keep` largest are dropped. `prune_apply_` returns [P, 3] int64:
+dropped, regrown, and active afterwards. None of them is differentiable.
 """
 
 from collections.abc import Sequence
@@ -26,8 +27,8 @@ _library.define(
 )
 _library.define(
     "prune_apply_(Tensor(a!)[] weights, Tensor(b!)[] masks, Tensor(c!)[] states, int[] state_owners,"
-    " Tensor[] gradients, Tensor drop, Tensor regrow, str kind, float[] noise_std, int[] offsets, int[] keys, int step)"
-    " -> Tensor",
+    " Tensor[] gradients, Tensor drop, Tensor regrow, str kind, float[] noise_std, int[] offsets, int[] keys, int step,"
+    " int keep=0, int group=0) -> Tensor",
     tags=_tags,
 )
 _library.impl("kth_magnitude", backends.kth_magnitude, "CompositeExplicitAutograd")

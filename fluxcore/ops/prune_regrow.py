@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fluxcore.ops._checks import check_choice
+from fluxcore.ops._pattern import check_pattern, pattern_of
 from fluxcore.ops._prune_op import prune_apply_, prune_cuts
 from fluxcore.ops._random_key import random_key
 from fluxcore.ops._tensor_lists import contiguous, named
-from fluxcore.ops.kth_magnitude import SCOPES, Scope
+from fluxcore.ops.kth_magnitude import Scope
 
 Regrow = Literal["none", "noise", "gradient", "random"]
 REGROW = ("none", "noise", "gradient", "random")
@@ -45,7 +46,7 @@ def prune_regrow_(
     step: int = 0,
     masks: Tensors | None = None,
     optimizer: Optimizer | None = None,
-    scope: Scope = "tensor",
+    scope: Scope | str = "tensor",
     offsets: Mapping[str, int] | None = None,
     cuts: tuple[Tensor, Tensor] | None = None,
 ) -> PruneReport:
@@ -77,10 +78,12 @@ def prune_regrow_(
             masks all weights are active, and nothing can be regrown.
         optimizer: Its moments are set to 0 where a weight was dropped or regrown: all tensors in the state of a
             parameter that have its shape.
-        scope: "tensor" takes the fractions of each tensor, "global" of all together.
+        scope: "tensor" takes the fractions of each tensor, "global" of all together. "N:M", as "2:4", drops all
+            active weights but the N largest of each M consecutive ones along the last dim, which M must divide;
+            `drop_fraction` is then 1 - N/M (or 0: nothing is dropped), and regrowth is by tensor.
         offsets: Global index of the first element of a tensor that is part of a larger one; 0 where none is given.
         cuts: `cuts` of a report, in place of a selection: parts of a tensor, with their offsets and the whole's cuts,
-            end as the whole does, bit for bit. The fractions are not used then.
+            end as the whole does, bit for bit. The fractions are not used then, but for an N:M scope.
 
     Returns:
         A `PruneReport`.
@@ -88,7 +91,7 @@ def prune_regrow_(
     Raises:
         TypeError: wrong types or dtypes.
         ValueError: a fraction, name, shape, device or number out of range; regrowth without masks, or by gradients
-            that are not there; tensors that share memory in part.
+            that are not there; tensors that share memory in part, or do not consist of groups of M.
 
     Source: Evci et al., "Rigging the lottery" (arXiv:1911.11134); Mocanu et al., SET (arXiv:1707.04780); random
     numbers by Philox4x32-10 (Salmon et al., 2011) and Box-Muller.
@@ -101,24 +104,24 @@ def prune_regrow_(
     states, owners = _moments(optimizer, params, weights)
     gradients = _gradients(params, weights) if regrow == "gradient" else []
     places = _offsets(offsets, weights)
+    pattern = pattern_of(scope)
+    if pattern is not None:
+        check_pattern(pattern, drop_fraction, weights, places)
     if not weights:
         empty = torch.zeros(0, dtype=torch.int64)
         return PruneReport((), empty, empty, empty, (empty.reshape(0, 2), empty.reshape(0, 2)))
 
     work = [contiguous(tensors) for tensors in (weights.values(), bits, states)]
     keys = [_signed(random_key(name, seed)) for name in weights]
-    kind = "gradient" if regrow == "gradient" else "random"
+    kind = "random" if regrow == "noise" else regrow
     shared = (places, keys, step)
+    group = pattern if pattern is not None and drop_fraction > 0 else (0, 0)
     if cuts is None:
-        each = scope == "tensor"
-        drop = prune_cuts(work[0], work[1], [], "magnitude", drop_fraction, each, *shared)
-        if regrow == "none":
-            grown = torch.zeros_like(drop)
-        else:
-            grown = prune_cuts(work[0], work[1], gradients, kind, regrow_fraction, each, *shared)
+        drop = _cuts(work[0], work[1], [], "magnitude", 0.0 if pattern else drop_fraction, scope, *shared)
+        grown = _cuts(work[0], work[1], gradients, kind, regrow_fraction, scope, *shared)
     else:
         drop, grown = _given_cuts(cuts, weights)
-    counts = prune_apply_(*work, owners, gradients, drop, grown, kind, stds, *shared)
+    counts = prune_apply_(*work, owners, gradients, drop, grown, kind, stds, *shared, *group)
     for tensors, done in zip((list(weights.values()), bits, states), work, strict=True):
         for tensor, result in zip(tensors, done, strict=True):
             if result is not tensor:
@@ -127,6 +130,22 @@ def prune_regrow_(
                 torch.autograd.graph.increment_version(tensor)
     dropped, regrown, active = counts.unbind(1)
     return PruneReport(tuple(weights), dropped, regrown, active, (drop, grown))
+
+
+def _cuts(
+    weights: list[Tensor],
+    masks: list[Tensor],
+    gradients: list[Tensor],
+    kind: str,
+    fraction: float,
+    scope: str,
+    *shared: object,
+) -> Tensor:
+    """Cuts [P, 2] that choose `fraction` of the candidates; nothing is read for 0."""
+    if fraction == 0:
+        return torch.zeros((len(weights), 2), dtype=torch.int64, device=weights[0].device)
+    cuts: Tensor = prune_cuts(weights, masks, gradients, kind, fraction, scope != "global", *shared)
+    return cuts
 
 
 def _check_options(
@@ -140,7 +159,7 @@ def _check_options(
     masks: Tensors | None,
 ) -> None:
     """Raises for an option out of range."""
-    check_choice("scope", scope, SCOPES)
+    pattern_of(scope)
     check_choice("regrow", regrow, REGROW)
     for name, fraction in (("drop_fraction", drop_fraction), ("regrow_fraction", regrow_fraction)):
         if not 0 <= fraction <= 1:

@@ -111,6 +111,18 @@ def chosen(keys: Tensor, offset: int, cut: Tensor) -> Tensor:
     return (keys < cut[0]) | ((keys == cut[0]) & (index < cut[1]))
 
 
+def all_but_largest(keys: Tensor, keep: int, group: int) -> Tensor:
+    """Of each `group` consecutive keys [n] all but the `keep` largest, of equal ones the first; [n] bool.
+
+    What is no candidate is not chosen, and none of those that are kept.
+    """
+    candidate = keys != NO_KEY
+    rows = torch.where(candidate, keys, -1).reshape(-1, group)
+    # The first in ascending order; what is no candidate stands before all others.
+    rank = rows.argsort(dim=1, stable=True).argsort(dim=1)
+    return (rank < group - keep).reshape(-1) & candidate
+
+
 def kth_magnitude(tensors: Sequence[Tensor], k: Sequence[int], *, per_tensor: bool) -> Tensor:
     """The k-th smallest |w| of all tensors, [], or of each, [P]; float32."""
     keys = [magnitude_keys(x) for x in tensors]

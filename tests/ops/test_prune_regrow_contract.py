@@ -69,10 +69,34 @@ def test_registration():
     drop = torch.ops.fluxcore.prune_cuts(weights, masks, [], "magnitude", 0.5, True, *places)
     grown = torch.ops.fluxcore.prune_cuts(weights, masks, [], "random", 0.5, True, *places)
     states = [torch.randn(4, 5)]
-    torch.library.opcheck(
-        torch.ops.fluxcore.prune_apply_,
-        (weights, masks, states, [1], [], drop, grown, "random", [0.5, 0.0], *places),
-    )
+    for pattern in ((), (2, 5)):
+        torch.library.opcheck(
+            torch.ops.fluxcore.prune_apply_,
+            (weights, masks, states, [1], [], drop, grown, "random", [0.5, 0.0], [0, 5], *places[1:], *pattern),
+        )
+
+
+def test_compiled_as_eager():
+    """A step of training, pruning included, is one graph."""
+
+    def step(weight, mask, gradient, places):
+        weight = weight - 0.1 * gradient
+        drop = torch.ops.fluxcore.prune_cuts([weight], [mask], [], "magnitude", 0.5, True, *places)
+        grown = torch.ops.fluxcore.prune_cuts([weight], [mask], [gradient], "gradient", 0.25, True, *places)
+        counts = torch.ops.fluxcore.prune_apply_(
+            [weight], [mask], [], [], [gradient], drop, grown, "gradient", [0.0], *places
+        )
+        return weight * 2, counts, torch.ops.fluxcore.kth_magnitude([weight], [30], False)
+
+    places = ([0], [5], 3)
+    weight, gradient, mask = torch.randn(40, 3), torch.randn(40, 3), torch.rand(40, 3) < 0.6
+    masks = [mask.clone(), mask.clone()]
+    found = torch.compile(step, fullgraph=True, backend="aot_eager")(weight, masks[0], gradient, places)
+    expected = step(weight, masks[1], gradient, places)
+    assert torch.equal(*masks)
+    assert not torch.equal(masks[0], mask)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_extension_refuses_what_it_cannot_do():
