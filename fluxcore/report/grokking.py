@@ -1,5 +1,6 @@
 """Table and plot of the runs of `python -m fluxcore.trainers.grokking`, from their folders alone."""
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,13 @@ def read_grid(folder: Path, variants: Sequence[str]) -> list[GrokkingRun]:
 
 
 def read_grokking_run(folder: Path, variant: str, eps: float, seed: int) -> GrokkingRun:
-    """The validations that a run logged; what JSON cannot say is NaN."""
-    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "val"]
+    """The validations that a run logged; what JSON cannot say is NaN.
+
+    Of a run that is being extended those of the smaller budget, which is whole.
+    """
+    last = json.loads((folder / WHOLE).read_text(encoding="utf-8"))["steps"]
+    rows = read_metrics(folder / "metrics.jsonl")
+    rows = [row for row in rows if row["split"] == "val" and row["step"] <= last]
 
     def numbers(name: str) -> NDArray[np.float64]:
         return np.array([np.nan if row[name] is None else row[name] for row in rows], np.float64)

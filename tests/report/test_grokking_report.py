@@ -45,6 +45,12 @@ def test_whole_runs_by_variant_eps_and_seed(grid):
         read_grid(grid / "nothing", VARIANTS)
 
 
+def test_a_run_that_is_being_extended_ends_where_it_was_whole(grid):
+    folder = grid / "softmax-eps1e-30-seed1"
+    (folder / WHOLE).write_text('{"budget": 100, "steps": 100}\n')
+    assert [run.step.tolist() for run in read_grid(grid, VARIANTS)] == [[50, 100, 150], [50, 100, 150], [50, 100]]
+
+
 def test_the_table_says_when_a_run_fits_and_groks(grid):
     lines = table(read_grid(grid, VARIANTS)).splitlines()
     assert len(lines) == 5
