@@ -8,7 +8,8 @@
 Where labels are given, the model's own forward runs with its head passing the hidden states through, and with a loss
 that takes them, the head's weight and the labels: `fluxcore.linear_cross_entropy`. Router losses and whatever else a
 model adds stay. `transformers.Trainer` uses the patched model as it is. A trainer of TRL puts a forward of its own on
-its model, which passes by one that was patched before: patch once the trainer is made, `patch(trainer.model)`.
+its model, which passes by one that was patched before, an error at the first step: patch once the trainer is made,
+`patch(trainer.model)`.
 """
 
 import functools
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fluxcore.integrations.model_head import attribute, hidden_instead_of_logits, linear_head, logits_are_linear
 from fluxcore.ops.linear_cross_entropy import linear_cross_entropy
@@ -58,6 +60,11 @@ class _Patch:
         self.rows: RowsOutput | None = None
         self.replaced: Any = None
         """The forward that the model had of its own."""
+        self.forward: Any = None
+        """The patched one."""
+        self.reached = False
+        """Whether the last call of the model came to it."""
+        self.hooks: list[RemovableHandle] = []
 
     def loss(
         self,
@@ -157,7 +164,12 @@ def patch(model: Any, *, penalty: Sharpness | None = None, stats: Collection[str
     state = _Patch(stats, {"penalty": penalty, **options})
     state.replaced = model.__dict__.get("forward")
     setattr(model, _STATE, state)
-    model.forward = MethodType(_with_loss_from_hidden_states(type(model).forward), model)
+    state.forward = _with_loss_from_hidden_states(type(model).forward)
+    model.forward = MethodType(state.forward, model)
+    state.hooks = [
+        model.register_forward_pre_hook(_expect),
+        model.register_forward_hook(_check_reached, with_kwargs=True),
+    ]
     return model
 
 
@@ -165,16 +177,59 @@ def unpatch(model: Any) -> Any:
     """Undo `patch`; gives back `model`.
 
     Raises:
-        ValueError: it is not patched.
+        ValueError: it is not patched, or has been given another forward since.
     """
     if not hasattr(model, _STATE):
         raise ValueError("`model` must be patched, and is not")
-    replaced = getattr(model, _STATE).replaced
+    state, forward = getattr(model, _STATE), vars(model).pop("forward", None)
+    if forward is not None and not _wraps(forward, state.forward):
+        model.forward = forward
+        raise ValueError(
+            f"`model` must have the forward that `patch` gave it, got that of {_maker(forward)}, put on it later"
+            "\n\nCall `unpatch` before a trainer or another wrapper is made, or `del model.forward` to drop theirs."
+        )
+    for hook in state.hooks:
+        hook.remove()
     delattr(model, _STATE)
-    del model.forward
-    if replaced is not None:
-        model.forward = replaced
+    if state.replaced is not None:
+        model.forward = state.replaced
     return model
+
+
+def _expect(model: Any, args: tuple[Any, ...]) -> None:
+    getattr(model, _STATE).reached = False
+
+
+def _check_reached(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """A forward put on the model after it was patched may pass by the patched one, and with it the penalty."""
+    if getattr(model, _STATE).reached or not _has_labels(type(model).forward, model, args, kwargs):
+        return
+    raise RuntimeError(
+        f"the patched forward of {type(model).__name__} was passed by: "
+        f"that of {_maker(model.forward)} was put on it later"
+        "\n\nTrainers of TRL do so. Make the trainer first, then call `patch(trainer.model)`."
+    )
+
+
+def _has_labels(own: Callable[..., Any], model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    given = {name: value for name, value in kwargs.items() if name != "fused_lm_head"}
+    return inspect.signature(own).bind(model, *args, **given).arguments.get("labels") is not None
+
+
+def _wraps(forward: Any, patched: Any) -> bool:
+    """Whether `forward` is `patched`, or a decoration of it, such as that of `accelerate` for mixed precision."""
+    while forward is not None:
+        forward = getattr(forward, "__func__", forward)
+        if forward is patched:
+            return True
+        forward = getattr(forward, "__wrapped__", None)
+    return False
+
+
+def _maker(forward: Any) -> str:
+    """The module that a forward is of, for an error; what wraps it may say otherwise of itself."""
+    function = getattr(forward, "__func__", forward)
+    return str(getattr(function, "__globals__", {}).get("__name__", type(function).__name__))
 
 
 def _check_what_is_asked(model: Any, temperature: float) -> None:
@@ -193,9 +248,11 @@ def _check_what_is_asked(model: Any, temperature: float) -> None:
 def _with_loss_from_hidden_states(own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
     def forward(self: Any, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if inspect.signature(own).bind(self, *args, **kwargs).arguments.get("labels") is None:
+        state = getattr(self, _STATE)
+        state.reached = True
+        if not _has_labels(own, self, args, kwargs):
             return own(self, *args, **kwargs)
-        head, state = linear_head(self), getattr(self, _STATE)
+        head = linear_head(self)
         state.called, state.of_rows = False, fused_lm_head
         with attribute(self, "_loss_function", functools.partial(state.loss, head)), hidden_instead_of_logits(head):
             output = own(self, *args, **kwargs)

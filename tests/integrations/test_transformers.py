@@ -1,6 +1,7 @@
 """Patched models of the `transformers` library: the same losses and gradients, without logits."""
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -137,8 +138,10 @@ def test_the_trainer_of_transformers_trains_a_patched_model(tmp_path):
 @pytest.fixture
 def supervised(tmp_path):
     """A trainer of TRL for a model."""
-    trl = pytest.importorskip("trl", minversion="1.16")
-    datasets, tokenizers = pytest.importorskip("datasets"), pytest.importorskip("tokenizers")
+    import datasets
+    import tokenizers
+    import trl
+
     words = tokenizers.models.WordLevel({str(i): i for i in range(V)}, unk_token="0")
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizers.Tokenizer(words), eos_token="0", pad_token="1", unk_token="0"
@@ -188,6 +191,38 @@ def test_what_a_trainer_of_trl_asks_for_is_given_or_refused(supervised, tokens):
     assert unpatch(model).forward == own
     with pytest.raises(ValueError, match=r"must ask for .* `temperature` = 0.5, got log_probs.* at 1.0"):
         patch(model, temperature=0.5)
+
+
+@pytest.mark.filterwarnings("ignore")  # third parties
+def test_a_trainer_of_trl_that_passes_by_the_patch_is_stopped(supervised):
+    model = patch(gpt2(), penalty=fluxcore.Sharpness("neg_entropy", 0.5))
+    trainer = supervised(model)
+    with pytest.raises(
+        RuntimeError, match=r"that of trl\.trainer\.utils was put on it later\n\n.*patch\(trainer.model\)"
+    ):
+        trainer.train()
+    with pytest.raises(ValueError, match=r"got that of trl\.trainer\.utils, put on it later\n\nCall `unpatch` before"):
+        unpatch(model)
+    del model.forward
+    assert not unpatch(model)._forward_hooks
+    assert not model._forward_pre_hooks
+
+
+def test_a_decoration_of_the_patched_forward_is_none_of_our_business(tokens):
+    model = patch(gpt2())
+    inner = model.forward
+    calls = []
+
+    @functools.wraps(inner)
+    def counted(*args, **kwargs):
+        calls.append(kwargs)
+        return inner(*args, **kwargs)
+
+    expected = model(input_ids=tokens, labels=tokens).loss
+    model.forward = counted
+    assert torch.equal(model(input_ids=tokens, labels=tokens).loss, expected)
+    assert len(calls) == 1
+    assert "forward" not in vars(unpatch(model))
 
 
 class Adapted(nn.Linear):
