@@ -1,0 +1,1 @@
+"""The loader against other loaders: `python -m benchmarks.data`, which writes everything it reads itself."""

@@ -1,0 +1,62 @@
+"""Our own loader. It writes the targets too, which the others leave to the caller."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+import fluxcore.data
+from benchmarks.data import corpus
+from benchmarks.data.contender import BATCH, Contender
+from benchmarks.data.sparse import write_sparse_set
+from fluxcore.data import Loader, Order
+
+
+class Fluxcore(Contender):
+    """Shuffled from the shards, prefetched by two threads."""
+
+    files = "fluxcore"
+
+    def __init__(self, name: str, *, verify: str = "always", look_ahead: int = 1024) -> None:
+        self.name = name
+        self._verify, self._look_ahead = verify, look_ahead
+
+    def write(self, folder: Path, chunks: int) -> None:
+        with fluxcore.data.ShardWriter(
+            folder / "set", chunk_tokens=corpus.CHUNK_TOKENS, vocab_size=corpus.VOCAB_SIZE, sources=["all"]
+        ) as writer:
+            for block in corpus.blocks(chunks):
+                ids = np.arange(len(block))
+                writer.append_batch(block, sources="all", doc_ids=ids, doc_offsets=np.zeros_like(ids))
+
+    def open(self, folder: Path) -> None:
+        self._ds = fluxcore.data.open(folder / "set", verify=self._verify)
+
+    def _loader(self, ds: fluxcore.data.Dataset, seed: int) -> Loader:
+        options = {"seed": seed, "out": "int64", "look_ahead": self._look_ahead}
+        return Loader(ds, Order.shuffled(), global_batch_size=BATCH, **options)
+
+    def batches(self, seed: int) -> Iterator[Tensor]:
+        return (batch.tokens for batch in self._loader(self._ds, seed))
+
+    def item(self, index: int) -> object:
+        return self._ds[index]
+
+    def state(self, seed: int, step: int) -> object:
+        loader = self._loader(self._ds, seed)
+        loader.skip(step)
+        return seed, loader.state_dict()
+
+    def resume(self, state: object) -> Iterator[Tensor]:
+        seed, kept = state
+        loader = self._loader(self._ds, seed)
+        loader.load_state_dict(kept)
+        return (batch.tokens for batch in loader)
+
+    def write_sparse(self, folder: Path, chunks: int) -> None:
+        write_sparse_set(folder, chunks, corpus.CHUNK_TOKENS)
+
+    def start(self, folder: Path) -> Iterator[Tensor]:
+        ds = fluxcore.data.open(folder, verify=self._verify)
+        return (batch.tokens for batch in self._loader(ds, 0))
