@@ -102,8 +102,8 @@ def table(runs: Iterable[GrokkingRun]) -> str:
             run.step[-1],
             "never" if fits is None else fits,
             "never" if groks is None else groks,
-            f"{np.nanmax(run.accuracy):.1%}",
-            f"{run.accuracy[-1]:.1%}",
+            f"{np.nanmax(run.accuracy):.2%}",
+            f"{run.accuracy[-1]:.2%}",
             f"{run.train_loss[-1]:.1e}",
             f"{run.zero_loss[-1]:.0%}",
         ]

@@ -56,8 +56,8 @@ def test_the_table_says_when_a_run_fits_and_groks(grid):
     assert len(lines) == 5
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert all(len(row) == len(cells[0]) for row in cells)
-    assert cells[2] == ["ortho", "1e-08", "0", "150", "100", "100", "99.5%", "50.0%", "nan", "25%"]
-    assert cells[3][5:8] == ["never", "20.0%", "15.0%"]
+    assert cells[2] == ["ortho", "1e-08", "0", "150", "100", "100", "99.50%", "50.00%", "nan", "25%"]
+    assert cells[3][5:8] == ["never", "20.00%", "15.00%"]
 
 
 def test_the_page_is_rewritten_between_its_marks(grid, tmp_path):
