@@ -35,6 +35,7 @@ TYPES = {
     torch.float64: "fp64",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.uint8: "u8",
 }
 LAUNCH_OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
@@ -124,7 +125,12 @@ def inspect(case: str, arch: str, launch: Launch) -> Report:
     amd = arch.startswith("gfx")
     code = machine_code.read_amd(assembly["amdgcn"]) if amd else machine_code.read_cuda(assembly["cubin"])
     given, dialect = launch.arguments, code.dialect
-    passes = code.two_hottest() if given.get("READS") == 3 else code.passes()
+    if given.get("READS") == 3:
+        passes = code.two_hottest()
+    elif "TILES" in given:  # what is done to an element need not be arithmetic
+        passes = code.streams()
+    else:
+        passes = code.passes()
     hot = [operation for operations in passes for operation in operations]
     wide_loads = count(dialect.wide_load, hot)
 

@@ -14,6 +14,9 @@ import torch
 from fluxcore.kernels.cross_entropy import launch_cross_entropy_bwd, launch_cross_entropy_fwd
 from fluxcore.kernels.kl_div import launch_kl_div_fwd
 from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
+from fluxcore.kernels.ortho import CHUNK, AdamOptions, OrthoRow, launch_ortho_adamw, launch_orthogonalize
+from fluxcore.kernels.prune_apply import launch_prune_apply
+from fluxcore.kernels.prune_select import launch_select_smallest
 from fluxcore.kernels.softmax_stats import launch_softmax_stats_fwd
 from fluxcore.kernels.softmax_stats_gradient import launch_softmax_stats_bwd
 
@@ -90,6 +93,31 @@ def kl_div(
         launch_kl_div_fwd(logits, ref_logits, weight, *options, rows, state, totals)
 
 
+def ortho(*, adam: bool, update: bool = False) -> None:
+    """Launch a step of AdamW, or the projection alone."""
+    tensors = [torch.empty(2 * CHUNK) for _ in range(4)]
+    if adam:
+        launch_ortho_adamw([OrthoRow(*tensors, AdamOptions(0.1, 0.9, 0.99, 1e-8, 0.1, 0.1, 0.01))], update)
+    else:
+        launch_orthogonalize([OrthoRow(*tensors[:2])])
+
+
+def prune_select(dtype: torch.dtype, kind: str) -> None:
+    """Launch a selection of the smallest keys of a masked tensor."""
+    weight, mask = torch.empty(1 << 16, dtype=dtype), torch.zeros(1 << 16, dtype=torch.bool)
+    launch_select_smallest([weight], [mask], [weight], [0], [1 << 60], 1, kind, True, 0.5, None, True)
+
+
+def prune_apply(dtype: torch.dtype, kind: str, *, noise_std: float = 0.0, pattern: tuple[int, int] = (0, 0)) -> None:
+    """Launch what follows the selection, with a mask and both moments of Adam."""
+    weight, gradient, *moments = (torch.empty(1 << 16, dtype=dtype) for _ in range(4))
+    mask, cuts = torch.zeros(1 << 16, dtype=torch.bool), torch.zeros((1, 2), dtype=torch.int64)
+    owned = [(moment, 0) for moment in moments]
+    launch_prune_apply(
+        [weight], [mask], [gradient], [0], [1 << 60], 1, owned, cuts, cuts, kind, [noise_std], *pattern
+    )  # fmt: skip
+
+
 _SHAPES = {"rows-1000": (64, 1000), "rows-257": (64, 257), "loop-50257": (64, 50257), "split-50304": (2, 50304)}
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 _STATS: dict[str, dict[str, Any]] = {
@@ -137,10 +165,30 @@ def _cases(
     return cases
 
 
+_HALF_AND_SINGLE = ("bf16", "fp16", "fp32")
+_SELECTED = [*((dtype, "magnitude") for dtype in _HALF_AND_SINGLE), ("fp32", "gradient"), ("fp32", "random")]
+# A pattern is chosen by comparing each weight with those beside it, one by one.
+_PRUNED: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("tiles", "collapse", "none", {}),
+    ("tiles", "noise", "random", {"noise_std": 0.1}),
+    ("tiles", "gradient", "gradient", {}),
+    ("rows-4", "2:4", "none", {"pattern": (2, 4)}),
+]
 _WAYS: dict[str, dict[str, Any]] = {"fwd": {"backward": False}, "bwd": {"backward": True}}
 _FUSED: dict[str, dict[str, Any]] = {"fwd": {"way": "fwd"}, "fwd+gradient": {"way": "fused"}, "bwd": {"way": "bwd"}}
 CASES = (
     _cases("softmax_stats", softmax_stats, _STATS, _WAYS)
     | _cases("kl_div", kl_div, _DIVERGENCES, _WAYS)
     | _cases("cross_entropy", cross_entropy, _LOSSES, _FUSED)
+    | {
+        "ortho_adamw/loop/fp32/gradient": partial(ortho, adam=True),
+        "ortho_adamw/loop/fp32/update": partial(ortho, adam=True, update=True),
+        "orthogonalize/loop/fp32/gradient": partial(ortho, adam=False),
+    }
+    | {f"prune_select/tiles/{dtype}/{kind}": partial(prune_select, _DTYPES[dtype], kind) for dtype, kind in _SELECTED}
+    | {
+        f"prune_apply/{shape}/{dtype}/{variant}": partial(prune_apply, _DTYPES[dtype], kind, **how)
+        for dtype, (shape, variant, kind, how) in product(_HALF_AND_SINGLE, _PRUNED)
+        if dtype == "fp32" or variant in ("collapse", "noise")
+    }
 )

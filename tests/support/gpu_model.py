@@ -40,6 +40,15 @@ CHIPS = {
 def bytes_moved(report: Report) -> int:
     """Bytes that an element, or a pair, of the report's case moves to or from memory at least."""
     op, _, dtype, variant = report.case.split("/")
+    match report.kernel:
+        case "ortho_sums_kernel" | "ortho_rest_kernel":
+            return 16 if variant == "update" else 8
+        case "ortho_step_kernel":
+            return 28 if op == "ortho_adamw" else 12
+        case "histogram_kernel":
+            return 1 + (0 if variant == "random" else ELEMENT_BYTES[dtype])
+        case "prune_apply_kernel":  # moments are written where something changes alone
+            return 2 + ELEMENT_BYTES[dtype] * (3 if variant == "gradient" else 2)
     reads = 2 if op.startswith("kl_div") or "probabilities" in variant else 1
     writes = op.endswith("_bwd") or variant.endswith("+gradient")
     return ELEMENT_BYTES[dtype] * (reads + writes)

@@ -106,6 +106,15 @@ class Code:
             best.append(min((operations for work, operations in group if work > 0.8 * most), key=len))
         return best or [[operation for block in self.blocks for operation in block.operations]]
 
+    def streams(self) -> list[list[str]]:
+        """Instructions of each innermost loop that loads 16 bytes at a time; without any, all instructions."""
+        found = [
+            operations
+            for operations, nests in _loops(self.blocks)
+            if not nests and count(self.dialect.wide_load, operations)
+        ]
+        return found or [[operation for block in self.blocks for operation in block.operations]]
+
     def two_hottest(self) -> list[list[str]]:
         """Instructions of the two loops that do most work, for a kernel that reads its rows twice."""
         loops = (operations for operations, _ in _loops(self.blocks))
