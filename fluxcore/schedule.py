@@ -47,7 +47,8 @@ class Launch:
 
     kernel: str
     regime: str = ""
-    """"rows", "loop" or "split" on a GPU (`fluxcore.kernels.rows`), "threads" on a CPU; empty for small kernels."""
+    """"rows", "loop" or "split" on a GPU (`fluxcore.kernels.rows`), "fused" where no logits are stored, "threads" on a
+    CPU; empty for small kernels."""
     work: str = ""
     """Grid and rows of a program, or threads and rows that one takes at a time."""
     bytes_read: int
@@ -59,6 +60,8 @@ class Launch:
     """Exponentials, and as many logarithms or tanh where an op takes those an element."""
     flop: int = 0
     """Multiplications and additions of matrix products."""
+    product_rate: float = 1.0
+    """Share of the rate of large products that these reach."""
     launches: int = 1
     """How often it is launched; all else is counted over all of them."""
     workspace_bytes: int = 0
@@ -121,7 +124,7 @@ class Schedule:
             return None
         launches = tuple(launches)
         ms = sum(moved(launch) for launch in launches) / self.bandwidth_gb_per_s / 1e6
-        flop = sum(launch.flop for launch in launches)
+        flop = sum(launch.flop / launch.product_rate for launch in launches)
         return ms + flop / self.tflop_per_s / 1e9 if flop and self.tflop_per_s else ms
 
     def __rich__(self) -> Group:

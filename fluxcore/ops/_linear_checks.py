@@ -64,4 +64,5 @@ def logits_stand_in(hidden: Tensor, weight: Tensor) -> Tensor:
 def plan_of(options: LinearOptions | None, V: int, dtype: torch.dtype, passes: Passes) -> Plan:
     """The plan as arguments of an op, whose autocast rule sets the dtype."""
     options = check_options(options, V, dtype, passes)
-    return Plan(options.workspace_bytes or 0, options.rows or 0, options.classes or 0, options.accumulate, None)
+    sizes = (options.workspace_bytes or 0, options.rows or 0, options.classes or 0)
+    return Plan(*sizes, options.fused, options.accumulate, None)

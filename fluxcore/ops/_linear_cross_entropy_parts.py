@@ -9,6 +9,7 @@ Label smoothing and class probabilities weigh every class, StableMax has no maxi
 known to a chunk: those need a row whole.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,13 +17,12 @@ from torch import Tensor
 
 from fluxcore import reference
 from fluxcore.ops._cross_entropy_backends import Options, Results, output_names
-from fluxcore.ops._linear_head import LinearHead, Wanted
+from fluxcore.ops._linear_head import LinearHead
 from fluxcore.ops._linear_row_parts import (
     RowParts,
     Statistics,
     add_gradients,
     row_state,
-    rows_over_all_classes,
     statistics_of,
 )
 from fluxcore.ops.softmax_stats import output_bits
@@ -41,20 +41,22 @@ def is_mergeable(options: Options, target: Tensor) -> bool:
 
 
 def forward(
-    head: LinearHead,
+    row_parts: Callable[[Statistics], RowParts],
+    head: LinearHead | None,
     arguments: "Arguments",
     options: Options,
     results: Results,
     dead: Tensor,
-    live: Tensor | None,
-    wanted: Wanted,
 ) -> Tensor:
-    """Fill `results`, but for the loss, whose rows [N] are returned; `head` takes in the gradients that are wanted."""
+    """Fill `results`, but for the loss, whose rows [N] are returned.
+
+    `row_parts` gives the state of every row that is not dead; `head`, if there is one, takes in the gradients.
+    """
     target = arguments.target
     nothing = torch.zeros_like(results.state[0])
     needed = output_bits(_named(_upstream(nothing, nothing, nothing, arguments, options, results.totals)))
     statistics = Statistics(needed | options.outputs & _REAL, options.temperature, options.softcap)
-    parts = rows_over_all_classes(head, target, statistics, live)
+    parts = row_parts(statistics)
     every = statistics_of(parts, target)
     for to, name in zip(results.stats, output_names(options.outputs), strict=True):
         to.copy_(getattr(every, name))
@@ -62,7 +64,7 @@ def forward(
     m, s, t, _, x_y, _ = parts
     zero = torch.zeros_like(m)
     results.state.copy_(torch.where(dead, 0, torch.stack((m, s, t, x_y, zero, zero, zero))))
-    if any(wanted):
+    if head is not None:
         _add_gradients(head, torch.ones_like(results.totals[0]), arguments, options, results.totals, parts, dead)
     return _row_losses(arguments, options, results.totals, parts, every, dead).to(results.loss.dtype)
 

@@ -1,14 +1,18 @@
 """`linear_cross_entropy` on every device: chunks of logits by the platform's matrix product, then our row kernels."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fluxcore import reference
+from fluxcore.backends import resolve_backend
 from fluxcore.ops import _cross_entropy_backends as row_kernels
 from fluxcore.ops import _linear_cross_entropy_parts as parts
 from fluxcore.ops._cross_entropy_backends import Options, Results
+from fluxcore.ops._linear_fused import is_fused, product_of
+from fluxcore.ops._linear_fused import row_parts as fused_row_parts
 from fluxcore.ops._linear_head import (
     Gradients,
     LinearHead,
@@ -16,11 +20,13 @@ from fluxcore.ops._linear_head import (
     Rows,
     Wanted,
     live_rows,
+    no_gradients,
     put,
     take,
     take_or_none,
 )
 from fluxcore.ops._linear_op import Signature
+from fluxcore.ops._linear_row_parts import RowParts, Statistics, rows_over_all_classes
 from fluxcore.target_check import raise_if_out_of_range, targets_are_checked
 
 
@@ -56,20 +62,38 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     if not arguments.target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
     wanted = Wanted(*wanted)
-    head = _head(arguments, options, plan, wanted, at_once=any(wanted))
+    fused = not any(wanted) and _is_fused(arguments, options, plan)
+    head = None if fused else _head(arguments, options, plan, wanted, at_once=any(wanted))
     results = empty_results(arguments, options, plan)
     results.totals.copy_(_totals(arguments, options, results.totals.dtype))
     dead = _dead(arguments, options)
-    live = None if options.outputs else live_rows(dead)
+    live = None if fused or options.outputs else live_rows(dead)
     if live is not None:
         for value in (results.loss, results.argmax, results.state, results.top_index):
             value.zero_()
-    if head.is_whole:
+    if head is not None and head.is_whole:
         rows_loss = _forward_whole(head, arguments, options, results, dead, live, wanted)
     else:
-        rows_loss = parts.forward(head, arguments, options, results, dead, live, wanted)
+        row_parts = partial(_row_parts, head, arguments, plan, live)
+        rows_loss = parts.forward(row_parts, head if any(wanted) else None, arguments, options, results, dead)
     results.loss.copy_(rows_loss if options.reduction == "none" else reference.sum_of_rows(rows_loss, results.totals))
-    return *results[:-1], *head.gradients()
+    return *results[:-1], *(no_gradients(*arguments[:3], wanted) if head is None else head.gradients())
+
+
+def _is_fused(arguments: Arguments, options: Options, plan: Plan) -> bool:
+    hidden, weight = arguments[:2]
+    backend = resolve_backend(hidden.device)
+    mergeable = parts.is_mergeable(options, arguments.target)
+    return is_fused(product_of(hidden, weight, plan), backend, hidden.device.type, plan, mergeable=mergeable)
+
+
+def _row_parts(
+    head: LinearHead | None, arguments: Arguments, plan: Plan, live: Tensor | None, statistics: Statistics
+) -> RowParts:
+    """Without a head in the epilogue of the product."""
+    if head is None:
+        return fused_row_parts(*arguments[:3], arguments.target, statistics, plan)
+    return rows_over_all_classes(head, arguments.target, statistics, live)
 
 
 def _forward_whole(

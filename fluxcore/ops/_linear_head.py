@@ -24,6 +24,8 @@ class Plan(NamedTuple):
     """0: chosen."""
     classes: int
     """0: chosen."""
+    fused: bool | None
+    """Whether a pass without gradients stores no logits; None: chosen."""
     accumulate: torch.dtype | None
     """None: at least float32."""
     compute_dtype: torch.dtype | None
@@ -49,7 +51,9 @@ class Gradients(NamedTuple):
     """[V]"""
 
 
-PLAN_SCHEMA = "int workspace_bytes, int rows, int classes, ScalarType? accumulate, ScalarType? compute_dtype"
+PLAN_SCHEMA = (
+    "int workspace_bytes, int rows, int classes, bool? fused, ScalarType? accumulate, ScalarType? compute_dtype"
+)
 
 
 class LinearHead:

@@ -13,6 +13,7 @@ from fluxcore.ops._cross_entropy_backends import Options
 from fluxcore.ops._cross_entropy_schedule import cross_entropy_bwd, cross_entropy_fwd
 from fluxcore.ops._kl_div_schedule import kl_div_bwd, kl_div_fwd
 from fluxcore.ops._linear_cross_entropy_parts import is_mergeable
+from fluxcore.ops._linear_fused_launches import fused_statistics
 from fluxcore.ops._linear_head import Wanted
 from fluxcore.ops._linear_products import NOTHING, Head, head_of, in_chunks
 from fluxcore.ops._linear_schedule import Tile
@@ -25,7 +26,10 @@ _LOSS_OUTPUTS = 7  # the statistics that a loss may be made of
 
 
 def linear_softmax_stats_fwd(call: OpCall, machine: Machine) -> list[Launch]:
-    """The logits of each chunk, then their statistics."""
+    """The logits of each chunk, then their statistics; or both in one kernel."""
+    fused = fused_statistics(call, machine, mergeable=call.inputs["top_k"] == 0)
+    if fused:
+        return fused
     head = head_of(call, machine, NOTHING, buffers=1, mergeable=call.inputs["top_k"] == 0)
     return in_chunks(head, lambda chunk: _statistics(head, chunk, call, machine))
 
@@ -43,6 +47,9 @@ def linear_cross_entropy_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     now = any(wanted)
     options = Options(*(call.inputs[name] for name in Options._fields))
     mergeable = is_mergeable(options, call.inputs["target"])
+    fused = [] if now else fused_statistics(call, machine, mergeable=mergeable)
+    if fused:
+        return fused + _sum_of_rows(call)
     head = head_of(call, machine, wanted, buffers=2 if now else 1, mergeable=mergeable, at_once=now)
 
     def launches_of(chunk: Tile) -> list[Launch]:

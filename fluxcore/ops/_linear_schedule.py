@@ -23,6 +23,7 @@ _WORKSPACE_BYTES = {"cpu": 176 << 20, "cuda": 1 << 30}
 _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
 _MULTIPLE = 64  # of rows and classes of a chunk; the tile of a matrix product
 _WORTH_MERGING = 1.05  # times as long must chunks of all classes take for fewer to be taken
+_NEED_A_WHOLE_ROW = "label smoothing, class probabilities, StableMax, top-k mass and divergences need a row whole"
 _BALANCE = {"cpu": 8.0, "half": 184.0, "wide": 15.0}  # of an H200: 790 TFLOP/s in half precision, 4.3 TB/s
 
 
@@ -46,6 +47,11 @@ class LinearOptions:
     accumulate: torch.dtype | None = None
     """In which the gradients of weight and bias are summed over the chunks; None for float32, or float64 for float64
     input."""
+    fused: bool | None = None
+    """Whether statistics and losses are made in the epilogue of the product, so that no logit is stored: by Triton, not
+    in float64, where no gradient is made at once. None: on a GPU, where the cost model takes it to be faster, which it
+    does for D up to about 1100 in half precision, and neither `rows` nor `classes` is given. True: a scalar loss makes
+    its gradients in the backward pass too. What needs a row whole (see `classes`) cannot be fused."""
 
     def __post_init__(self) -> None:
         for name in ("workspace_bytes", "rows", "classes"):
@@ -198,10 +204,11 @@ def check_options(options: LinearOptions | None, V: int, dtype: torch.dtype, pas
     if not isinstance(options, LinearOptions):
         raise TypeError(f"`options` must be a LinearOptions, or None for the defaults, got {type(options).__name__}")
     if options.classes is not None and not passes.mergeable and options.classes < V:
-        raise ValueError(
-            f"`options.classes` must be None, or all {V}, got {options.classes}: label smoothing, class probabilities, "
-            "StableMax, top-k mass and divergences need a row whole"
-        )
+        raise ValueError(f"`options.classes` must be None, or all {V}, got {options.classes}: {_NEED_A_WHOLE_ROW}")
+    if options.fused and not passes.mergeable:
+        raise ValueError(f"`options.fused` must be None or False, got True: {_NEED_A_WHOLE_ROW}")
+    if options.fused and dtype == torch.float64:
+        raise ValueError("`options.fused` must be None or False in float64, got True: the kernel sums in float32")
     if options.workspace_bytes is None:
         return options
     classes = min(V, options.classes or V)

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
+from fluxcore.backends import resolve_backend
 from fluxcore.ops import _softmax_stats_backends as row_kernels
 from fluxcore.ops._cross_entropy_backends import output_names
+from fluxcore.ops._linear_fused import forward as fused_forward
+from fluxcore.ops._linear_fused import is_fused, product_of
 from fluxcore.ops._linear_head import (
     PLAN_SCHEMA,
     Gradients,
@@ -68,13 +71,17 @@ _library.define(
 def forward(*args: Any) -> row_kernels.Results:
     """Implementation of `fluxcore::linear_softmax_stats_fwd` for every device."""
     arguments, options, plan, _ = _signature.split_forward(args)
+    hidden, weight, bias, target = arguments
+    backend = resolve_backend(hidden.device)
+    if is_fused(product_of(hidden, weight, plan), backend, hidden.device.type, plan, mergeable=options.top_k == 0):
+        return fused_forward(hidden, weight, bias, target, _statistics(options), plan)
     head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), buffers=1, mergeable=options.top_k == 0)
     results = _empty_results(arguments, options, plan)
     if not head.is_whole:
-        parts = rows_over_all_classes(head, arguments.target, _statistics(options), None)
-        return _put_parts(parts, arguments.target, options, results)
+        parts = rows_over_all_classes(head, target, _statistics(options), None)
+        return _put_parts(parts, target, options, results)
     for rows in head.chunks(None):
-        part = row_kernels.forward(head.logits(rows), take_or_none(arguments.target, rows), *options)
+        part = row_kernels.forward(head.logits(rows), take_or_none(target, rows), *options)
         for whole, own, dim in zip(results, part, _ROW_DIMS, strict=True):
             put(whole, rows, own, dim)
     return results

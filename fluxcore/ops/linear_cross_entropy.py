@@ -150,7 +150,8 @@ def linear_cross_entropy(
     )
     shape = input.shape[:-1]
     dtype = compute_dtype_of(input)
-    wanted = _gradients_now(input, linear_weight, linear_bias, reduction, dtype)
+    is_fused = isinstance(options, LinearOptions) and options.fused
+    wanted = _gradients_now(input, linear_weight, linear_bias, "none" if is_fused else reduction, dtype)
     needed = torch.is_grad_enabled() and (input.requires_grad or linear_weight.requires_grad)
     flat = flat_target(target, logits, ignore_index, return_stats)
     passes = Passes(

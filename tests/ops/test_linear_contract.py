@@ -20,7 +20,7 @@ from fluxcore.target_check import check_targets
 device = device_fixture(BACKENDS)
 F = torch.nn.functional
 ops = torch.ops.fluxcore
-PLAN = (0, 3, 0, None, None)
+PLAN = (0, 3, 0, None, None, None)
 STATS = (0b1111111, 3, 0.9, 20.0)
 
 

@@ -111,6 +111,8 @@ def compile_launch(launch: Launch, arch: str) -> CompiledKernel:
     options = dict(launch.options)
     if arch.startswith("gfx"):
         target = GPUTarget("hip", arch, 64)
+        if "num_stages" in options:
+            options["num_stages"] = min(2, options["num_stages"])  # as the launchers do there
         options.pop("maxnreg", None)
         options["num_warps"] = max(1, options["num_warps"] // 2)  # as the launchers do there: the same threads
     else:
