@@ -16,7 +16,7 @@ from fluxcore.kernels.cross_entropy_kernels import (
     cross_entropy_merge_kernel,
 )
 from fluxcore.kernels.cross_entropy_totals import cross_entropy_sum_kernel, cross_entropy_totals_kernel
-from fluxcore.kernels.row_gradient import MAX_SPLITS as MAX_GRADIENT_SPLITS
+from fluxcore.kernels.row_gradient import max_gradient_splits
 from fluxcore.kernels.rows import (
     LANE_ELEMENTS,
     THREADS,
@@ -177,8 +177,8 @@ class Call:
     def launch_gradient(
         self, upstream: Tensor, argmax: Tensor, state: Tensor, top_index: Tensor, totals: Tensor, gradient: Tensor
     ) -> None:
-        """Fill `gradient`."""
-        plan = self.plan(MAX_GRADIENT_SPLITS)
+        """Fill `gradient`, which may be the logits themselves."""
+        plan = self.plan(max_gradient_splits(self.logits, gradient, self.top_k))
         # Of a gradient with loaded weights ptxas would spill two words on sm_80.
         crowded = self.crowded or self.variant["WEIGHTS"] & 6 > 0
         cross_entropy_bwd_kernel[plan.grid](

@@ -22,8 +22,14 @@ from fluxcore.kernels.rows import (
     widen,
 )
 from fluxcore.kernels.stablemax import slopes_of_tile
+from torch import Tensor
 
 MAX_SPLITS = 1 << 16  # the second grid dimension
+
+
+def max_gradient_splits(x: Tensor, dx: Tensor, top_k: int) -> int:
+    """Most programs that a row of x may have: one where dx is written over x, and each needs the whole top k."""
+    return 1 if top_k and dx.data_ptr() == x.data_ptr() else MAX_SPLITS
 
 
 @triton.jit
@@ -118,6 +124,7 @@ def special_classes(x_ptr, top_index_ptr, rows, begin, V, argmax, y, nothing, TO
     known = (special >= 0) & (special < V)
     loaded = known & ~nothing[:, None]
     x = widen(tl.load(x_ptr + begin[:, None] + special, mask=loaded, other=-float("inf")))
+    tl.debug_barrier()  # the gradient may be written over the logits: not before every thread has read these
     return special, x, known, in_top_k
 
 

@@ -3,7 +3,7 @@
 import torch
 import triton
 import triton.language as tl
-from fluxcore.kernels.row_gradient import MAX_SPLITS, gradient_of_rows
+from fluxcore.kernels.row_gradient import gradient_of_rows, max_gradient_splits
 from fluxcore.kernels.rows import (
     launch_options,
     on_device,
@@ -91,14 +91,18 @@ def launch_softmax_stats_bwd(
     top_index: Tensor,
     dx: Tensor,
 ) -> None:
-    """Fill dx [N, V] with the gradient by x of sum(grads * stats); the rest is what the forward pass left."""
+    """Fill dx [N, V], which may be x itself, with the gradient by x of sum(grads * stats).
+
+    The rest is what the forward pass left.
+    """
     N, V = x.shape
     if outputs == 0:
         dx.zero_()
     if outputs == 0 or N == 0:
         return
     layout = row_layout(x)
-    plan = plan_rows(N, V, x.element_size(), layout.edges, programs_to_fill(x.device), MAX_SPLITS)
+    max_splits = max_gradient_splits(x, dx, top_k)
+    plan = plan_rows(N, V, x.element_size(), layout.edges, programs_to_fill(x.device), max_splits)
     depth = min(plan.depth, 32 // layout.vec)  # nothing asks for a whole row at once here, and registers are short
     with on_device(x):
         softmax_stats_bwd_kernel[plan.grid](

@@ -47,7 +47,7 @@ struct CrossEntropyResults {
   void* state;              // [7, N] wide: m, s, t, x_y, inside, outside, mass_rest (see CrossEntropyState)
   std::int32_t* top_index;  // [N, top_k]
   void* totals;             // [4] wide: divisors of loss, z-loss and penalty, sum of the class weights; given: an input
-  void* gradient;           // [N, V] contiguous, of x's type: of the loss by x; or none
+  void* gradient;           // [N, V] contiguous, of x's type: of the loss by x, and may be x itself; or none
 };
 
 // A row whose target is ignore_index, or whose token weight is 0, has loss and gradient 0, and its logits are read only
@@ -62,7 +62,7 @@ struct CrossEntropyGrads {
   const void* state;
   const std::int32_t* top_index;
   const void* totals;
-  void* gradient;  // [N, V] contiguous, of x's type
+  void* gradient;  // [N, V] contiguous, of x's type; may be x itself
 };
 
 // The gradient of sum(upstream * loss) by x. It is 0 at a logit of -inf and in a row whose upstream is 0.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/special_classes.hpp"
+
 namespace fluxcore {
 
 CrossEntropyGradient::CrossEntropyGradient(const CrossEntropyPass& pass, const CrossEntropyRow& target,
@@ -38,12 +40,13 @@ CrossEntropyGradient::CrossEntropyGradient(const CrossEntropyPass& pass, const C
 
 void CrossEntropyGradient::write(void* gradient) const {
   const CrossEntropyCall& call = pass_.call;
-  sweep(gradient);
-  const auto rewrite = [&](std::int64_t i) { pass_.softmax.write(gradient, i, at(i)); };
+  SpecialClasses special;
   const bool by_argmax = call.penalty == Penalty::non_max_sum || call.penalty == Penalty::neg_max_prob;
-  if (by_argmax || call.probabilities != nullptr) rewrite(argmax_);
-  if (call.probabilities == nullptr && !target_.invalid()) rewrite(target_.target());
-  for (int k = 0; k < call.logits.top_k; ++k) rewrite(top_index_[k]);
+  if (by_argmax || call.probabilities != nullptr) special.add(argmax_, at(argmax_));
+  if (call.probabilities == nullptr && !target_.invalid()) special.add(target_.target(), at(target_.target()));
+  for (int k = 0; k < call.logits.top_k; ++k) special.add(top_index_[k], at(top_index_[k]));
+  sweep(gradient);
+  special.write(pass_.softmax, gradient);
 }
 
 void CrossEntropyGradient::sweep(void* gradient) const {

@@ -52,7 +52,7 @@ struct SoftmaxStatsGrads {
   const std::int64_t* argmax;
   const void* state;
   const std::int32_t* top_index;
-  void* dx;  // [N, V] contiguous, of x's type
+  void* dx;  // [N, V] contiguous, of x's type; may be x itself
 };
 
 // dx = gradient of sum(grads * stats) by x, with argmax, state and top_index from the forward pass. It is 0 at a logit

@@ -5,6 +5,7 @@
 
 #include "common/parallel.hpp"
 #include "ops/softmax_call.hpp"
+#include "ops/special_classes.hpp"
 
 namespace fluxcore {
 namespace {
@@ -41,10 +42,12 @@ class RowGradient {
       std::memset(dx, 0, static_cast<std::size_t>(call_.classes) * dtype_size(call_.dtype));
       return;
     }
+    SpecialClasses special;
+    special.add(argmax_, at(argmax_));
+    if (target_is_class_) special.add(target_, at(target_));
+    for (int k = 0; k < call_.top_k; ++k) special.add(top_[k], at(top_[k]));
     kernels_.sweep(x_, dx, call_.classes, call_.transform, rule());
-    kernels_.write(dx, argmax_, at(argmax_));
-    if (target_is_class_) kernels_.write(dx, target_, at(target_));
-    for (int k = 0; k < call_.top_k; ++k) kernels_.write(dx, top_[k], at(top_[k]));
+    special.write(kernels_, dx);
   }
 
  private:

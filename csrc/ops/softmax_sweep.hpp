@@ -41,14 +41,23 @@ class Gradient {
   C c_;
 };
 
-template <bool Capped, class T, class C>
+// Guarded: a logit of -inf has no gradient whatever the rule gives, be it 0 times inf. `gradient` may be x.
+template <bool Capped, bool Guarded, class T, class C>
 void sweep_elements(const T* x, T* gradient, std::int64_t classes, const Gradient<C>& rule) {
+  const auto at = [&rule](Vec<C> logits) {
+    const Vec<C> g = rule.template at<Capped>(logits);
+    if constexpr (Guarded) {
+      return logits == static_cast<C>(-HUGE_VAL) ? Vec<C>{} : g;
+    } else {
+      return g;
+    }
+  };
   std::int64_t i = 0;
-  for (; i + kLanes<C> <= classes; i += kLanes<C>) store(rule.template at<Capped>(load(x + i)), gradient + i);
+  for (; i + kLanes<C> <= classes; i += kLanes<C>) store(at(load(x + i)), gradient + i);
   if (i == classes) return;
   T rest[kLanes<C>] = {};
   for (std::int64_t j = i; j < classes; ++j) rest[j - i] = x[j];
-  store(rule.template at<Capped>(load(rest)), rest);
+  store(at(load(rest)), rest);
   for (std::int64_t j = i; j < classes; ++j) gradient[j] = rest[j - i];
 }
 
@@ -59,16 +68,14 @@ void sweep_row(const void* row, void* out, std::int64_t classes, const LogitTran
   const T* x = static_cast<const T*>(row);
   T* gradient = static_cast<T*>(out);
   const Gradient<C> rule(transform, sweep);
-  if (transform.softcap > 0) {
-    sweep_elements<true>(x, gradient, classes, rule);
-  } else {
-    sweep_elements<false>(x, gradient, classes, rule);
-  }
-  // 0 times a coefficient that is inf or NaN.
   const double sum = sweep.a + sweep.b + sweep.c + sweep.largest;
-  if (sum - sum == 0.0) return;
-  for (std::int64_t i = 0; i < classes; ++i) {
-    if (to_compute(x[i]) == static_cast<C>(-HUGE_VAL)) from_compute(C{}, gradient + i);
+  const bool finite = sum - sum == 0.0;
+  if (transform.softcap > 0) {
+    finite ? sweep_elements<true, false>(x, gradient, classes, rule)
+           : sweep_elements<true, true>(x, gradient, classes, rule);
+  } else {
+    finite ? sweep_elements<false, false>(x, gradient, classes, rule)
+           : sweep_elements<false, true>(x, gradient, classes, rule);
   }
 }
 

@@ -113,7 +113,7 @@ def _forward_whole(
         part = row_kernels.empty_results(logits, given, False)
         part.totals.copy_(results.totals)
         if any(wanted):
-            part = part._replace(gradient=head.gradient_memory(logits))
+            part = part._replace(gradient=logits)
         row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, any(wanted), results=part)
         put(rows_loss, rows, part.loss)
         for whole, own, dim in zip(results[1:5], part[1:5], _ROW_DIMS, strict=True):
@@ -144,7 +144,7 @@ def backward(*args: Any) -> Gradients:
             *own,
             totals,
             *options,
-            gradient=head.gradient_memory(logits),
+            gradient=logits,
         )
         head.add(rows, gradient, take(dead, rows) if live is None else None)
     return head.gradients()
@@ -159,8 +159,7 @@ def empty_results(arguments: Arguments, options: Options, plan: Plan) -> Results
 
 def _head(arguments: Arguments, options: Options, plan: Plan, wanted: Wanted, *, at_once: bool = False) -> LinearHead:
     mergeable = parts.is_mergeable(options, arguments.target)
-    buffers = 2 if any(wanted) else 1
-    return LinearHead(*arguments[:3], plan, wanted, buffers=buffers, mergeable=mergeable, at_once=at_once)
+    return LinearHead(*arguments[:3], plan, wanted, mergeable=mergeable, at_once=at_once)
 
 
 def _dead(arguments: Arguments, options: Options) -> Tensor:

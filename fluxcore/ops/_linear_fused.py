@@ -69,7 +69,7 @@ def fused_operations(product: Product, device_type: str) -> float:
 def chunked_operations(product: Product, device_type: str, plan: Plan) -> float:
     """The same of the platform's product in chunks of logits, which are written and read."""
     N, V, D, dtype = product
-    passes = Passes(False, False, 1, mergeable=True)
+    passes = Passes(False, False, mergeable=True)
     request = Request(plan.workspace_bytes, plan.rows, plan.classes)
     wide = torch.promote_types(dtype, torch.float32)
     tile = tile_of(N, V, dtype, device_type, passes, request, wide)

@@ -59,8 +59,8 @@ PLAN_SCHEMA = (
 class LinearHead:
     """The products of one forward or backward pass.
 
-    Memory for the logits of a chunk and for their gradient is taken once. A gradient is summed over the chunks in
-    float32 at least, so that its rounding does not grow with their number.
+    Memory for the logits of a chunk is taken once, and their gradient is written over them. A gradient is summed over
+    the chunks in float32 at least, so that its rounding does not grow with their number.
     """
 
     def __init__(
@@ -71,12 +71,11 @@ class LinearHead:
         plan: Plan,
         wanted: Wanted,
         *,
-        buffers: int,
         others: int = 0,
         mergeable: bool = False,
         at_once: bool = False,
     ) -> None:
-        """`hidden` [N, D], `weight` [V, D], `bias` [V]; `buffers` is 2 if the gradient of the logits is made.
+        """`hidden` [N, D], `weight` [V, D], `bias` [V].
 
         The workspace also has to hold the logits of `others` heads. `mergeable` and `at_once` are as in `Passes`.
         """
@@ -87,16 +86,17 @@ class LinearHead:
         self._bias = None if bias is None else bias.to(dtype)
         self._accumulate = plan.accumulate or torch.promote_types(dtype, torch.float32)
         N, V = hidden.shape[0], weight.shape[0]
-        passes = Passes(wanted.input, wanted.weight, buffers + others, mergeable, at_once)
+        passes = Passes(
+            wanted.input, wanted.weight, any(wanted), heads=1 + others, mergeable=mergeable, at_once=at_once
+        )
         request = Request(plan.workspace_bytes, plan.rows, plan.classes)
         self.tile = tile_of(N, V, dtype, hidden.device.type, passes, request, self._accumulate)
         self.count, self.classes, self.device = N, V, hidden.device
         self.is_whole = self.tile.classes == V
         """Whether chunks have all classes."""
-        self._extra = 0 if self.is_whole else extra_columns(dtype, passes.buffers)
+        self._extra = 0 if self.is_whole else extra_columns(dtype, passes)
         count = min(self.tile.rows, N) * (self.tile.classes + self._extra)
         self._logits = torch.empty(count, dtype=dtype, device=hidden.device)
-        self._gradient = torch.empty(count if buffers == 2 else 0, dtype=dtype, device=hidden.device)
         self._sums = Gradients(
             self._zeros(hidden, wanted.input, hidden.dtype if self.is_whole else self._accumulate),
             self._zeros(weight, wanted.weight, self._accumulate),
@@ -131,10 +131,6 @@ class LinearHead:
         else:
             torch.addmm(self._bias[classes], x, weight.t(), out=memory[:, :K])
         return memory
-
-    def gradient_memory(self, logits: Tensor) -> Tensor:
-        """For the gradient of the logits of a chunk, of their shape."""
-        return self._gradient[: logits.numel()].view(logits.shape)
 
     def add(self, rows: Rows, gradient: Tensor, dead: Tensor | None, classes: slice = slice(None)) -> None:
         """Take in the gradient [C, K] of the logits of `rows`, which is 0 at the rows `dead` [C], whatever X holds."""

@@ -74,7 +74,7 @@ def forward(*args: Any) -> row_kernels.Results:
     results.totals.copy_(reference.kl_total(weight.double(), options.reduction))
     rows_loss = results.state.new_zeros(weight.shape)
     results.state.zero_()
-    policy, ref = _heads(arguments, plan, _NOTHING, buffers=1)
+    policy, ref = _heads(arguments, plan, _NOTHING)
     in_rows = options._replace(reduction="none")
     for rows in policy.chunks(live_rows(weight == 0)):
         part = row_kernels.forward(policy.logits(rows), ref.logits(rows), take(weight, rows), *in_rows)
@@ -91,7 +91,7 @@ def backward(*args: Any) -> Gradients:
     weight = _token_weight(arguments, state)
     dead = (weight == 0) | (upstream == 0)
     live = live_rows(dead)
-    policy, ref = _heads(arguments, plan, wanted, buffers=2)
+    policy, ref = _heads(arguments, plan, wanted)
     for rows in policy.chunks(live):
         logits = policy.logits(rows)
         gradient = row_kernels.backward(
@@ -102,17 +102,17 @@ def backward(*args: Any) -> Gradients:
             take(state, rows, 1).contiguous(),
             totals,
             *options,
-            gradient=policy.gradient_memory(logits),
+            gradient=logits,
         )
         policy.add(rows, gradient, take(dead, rows) if live is None else None)
     return policy.gradients()
 
 
-def _heads(arguments: _Arguments, plan: Plan, wanted: Wanted, *, buffers: int) -> tuple[LinearHead, LinearHead]:
+def _heads(arguments: _Arguments, plan: Plan, wanted: Wanted) -> tuple[LinearHead, LinearHead]:
     """The policy's and the reference's, with chunks of the same rows."""
     shared = plan._replace(compute_dtype=plan.compute_dtype or arguments.input.dtype)
-    policy = LinearHead(*arguments[:3], shared, wanted, buffers=buffers, others=1)
-    ref = LinearHead(*arguments[3:6], shared._replace(rows=policy.tile.rows), _NOTHING, buffers=1)
+    policy = LinearHead(*arguments[:3], shared, wanted, others=1)
+    ref = LinearHead(*arguments[3:6], shared._replace(rows=policy.tile.rows), _NOTHING)
     return policy, ref
 
 

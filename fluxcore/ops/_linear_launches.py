@@ -30,14 +30,14 @@ def linear_softmax_stats_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     fused = fused_statistics(call, machine, mergeable=call.inputs["top_k"] == 0)
     if fused:
         return fused
-    head = head_of(call, machine, NOTHING, buffers=1, mergeable=call.inputs["top_k"] == 0)
+    head = head_of(call, machine, NOTHING, mergeable=call.inputs["top_k"] == 0)
     return in_chunks(head, lambda chunk: _statistics(head, chunk, call, machine))
 
 
 def linear_softmax_stats_bwd(call: OpCall, machine: Machine) -> list[Launch]:
     """The logits of each chunk again, their gradient, and the products with it."""
     wanted = Wanted(*call.inputs["wanted"])
-    head = head_of(call, machine, wanted, buffers=2, mergeable=call.inputs["top_k"] == 0)
+    head = head_of(call, machine, wanted, mergeable=call.inputs["top_k"] == 0)
     return in_chunks(head, lambda chunk: _gradients_of_statistics(head, chunk, call, machine))
 
 
@@ -50,7 +50,7 @@ def linear_cross_entropy_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     fused = [] if now else fused_statistics(call, machine, mergeable=mergeable)
     if fused:
         return fused + _sum_of_rows(call)
-    head = head_of(call, machine, wanted, buffers=2 if now else 1, mergeable=mergeable, at_once=now)
+    head = head_of(call, machine, wanted, mergeable=mergeable, at_once=now)
 
     def launches_of(chunk: Tile) -> list[Launch]:
         if not head.is_whole:
@@ -69,7 +69,7 @@ def linear_cross_entropy_bwd(call: OpCall, machine: Machine) -> list[Launch]:
     """As the backward pass of `linear_softmax_stats`."""
     options = Options(*(call.inputs[name] for name in Options._fields))
     wanted, mergeable = Wanted(*call.inputs["wanted"]), is_mergeable(options, call.inputs["target"])
-    head = head_of(call, machine, wanted, buffers=2, mergeable=mergeable)
+    head = head_of(call, machine, wanted, mergeable=mergeable)
 
     def launches_of(chunk: Tile) -> list[Launch]:
         if not head.is_whole:
@@ -83,7 +83,7 @@ def linear_cross_entropy_bwd(call: OpCall, machine: Machine) -> list[Launch]:
 
 def linear_kl_div_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     """The logits of both heads, then their divergence."""
-    policy, ref = _two_heads(call, machine, NOTHING, buffers=1)
+    policy, ref = _two_heads(call, machine, NOTHING)
 
     def launches_of(chunk: Tile) -> list[Launch]:
         logits, ref_logits = policy.logits(chunk), ref.logits(chunk)
@@ -97,7 +97,7 @@ def linear_kl_div_fwd(call: OpCall, machine: Machine) -> list[Launch]:
 
 def linear_kl_div_bwd(call: OpCall, machine: Machine) -> list[Launch]:
     """The logits of both heads again, the policy's gradient, and the products with it."""
-    policy, ref = _two_heads(call, machine, Wanted(*call.inputs["wanted"]), buffers=2)
+    policy, ref = _two_heads(call, machine, Wanted(*call.inputs["wanted"]))
 
     def launches_of(chunk: Tile) -> list[Launch]:
         logits, ref_logits = policy.logits(chunk), ref.logits(chunk)
@@ -109,10 +109,10 @@ def linear_kl_div_bwd(call: OpCall, machine: Machine) -> list[Launch]:
     return in_chunks(policy, launches_of)
 
 
-def _two_heads(call: OpCall, machine: Machine, wanted: Wanted, buffers: int) -> tuple[Head, Head]:
+def _two_heads(call: OpCall, machine: Machine, wanted: Wanted) -> tuple[Head, Head]:
     """The policy's, whose workspace is for both, and the reference's, in chunks of the same rows."""
-    policy = head_of(call, machine, wanted, buffers=buffers, others=1)
-    return policy, head_of(call, machine, NOTHING, buffers=1, prefix="ref_")
+    policy = head_of(call, machine, wanted, others=1)
+    return policy, head_of(call, machine, NOTHING, prefix="ref_")
 
 
 def _of_reference(launches: list[Launch]) -> list[Launch]:

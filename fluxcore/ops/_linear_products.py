@@ -75,7 +75,6 @@ def head_of(
     machine: Machine,
     wanted: Wanted,
     *,
-    buffers: int,
     others: int = 0,
     prefix: str = "",
     mergeable: bool = False,
@@ -86,11 +85,11 @@ def head_of(
     dtype = call.inputs["compute_dtype"] or hidden.dtype
     accumulate = call.inputs["accumulate"] or torch.promote_types(dtype, torch.float32)
     (N, D), V = hidden.shape, weight.shape[0]
-    passes = Passes(wanted.input, wanted.weight, buffers + others, mergeable, at_once)
+    passes = Passes(wanted.input, wanted.weight, any(wanted), heads=1 + others, mergeable=mergeable, at_once=at_once)
     request = Request(*(call.inputs[name] for name in Request._fields))
     tile = tile_of(N, V, dtype, machine.device.type, passes, request, accumulate)
     is_whole = tile.classes == V
-    extra = 0 if is_whole else extra_columns(dtype, passes.buffers)
+    extra = 0 if is_whole else extra_columns(dtype, passes)
     # Sums in another dtype than the gradient's are kept apart from it, and so is a weight converted for the products.
     apart = V * D * accumulate.itemsize if wanted.weight and accumulate != weight.dtype else 0
     apart += V * D * dtype.itemsize if dtype != weight.dtype else 0

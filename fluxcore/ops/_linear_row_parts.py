@@ -145,7 +145,7 @@ def add_gradients(
                 0,
                 statistics.temperature,
                 statistics.softcap,
-                head.gradient_memory(logits),
+                logits,
             )
             head.add(rows, gradient[:, :K], take(dead, rows) if live is None else None, classes)
 

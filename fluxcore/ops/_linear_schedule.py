@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-_WORKSPACE_BYTES = {"cpu": 176 << 20, "cuda": 1 << 30}
+_WORKSPACE_BYTES = {"cpu": 96 << 20, "cuda": 1 << 30}
 _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
 _MULTIPLE = 64  # of rows and classes of a chunk; the tile of a matrix product
 _WORTH_MERGING = 1.05  # times as long must chunks of all classes take for fewer to be taken
@@ -37,8 +37,8 @@ class LinearOptions:
     """
 
     workspace_bytes: int | None = None
-    """Most memory for the logits of a chunk, and their gradient; None for 176 MiB on a CPU and 1 GiB on a GPU, or what
-    one row needs, if that is more."""
+    """Most memory for the logits of a chunk, over which their gradient is written; None for 96 MiB on a CPU and 1 GiB
+    on a GPU, or what one row needs, if that is more."""
     rows: int | None = None
     """Rows of a chunk; None: chosen by the cost model."""
     classes: int | None = None
@@ -67,8 +67,10 @@ class Passes(NamedTuple):
 
     input_gradient: bool
     weight_gradient: bool
-    buffers: int
-    """Times the logits of a chunk that the workspace holds: 1, or 2 with their gradient."""
+    gradient: bool = False
+    """Whether the gradient of the logits is made, which is written over them."""
+    heads: int = 1
+    """Of whose logits a chunk is held: 2 where a reference is compared with."""
     mergeable: bool = False
     """Whether a row's results can be merged from those of chunks of its classes."""
     at_once: bool = False
@@ -109,8 +111,8 @@ def tile_of(
     whole = Tile(rows_of_chunk(N, V, dtype, device_type, passes, request, accumulate), V)
     if not passes.mergeable or N == 0 or (request.rows and not request.classes):
         return whole
-    room = (request.workspace_bytes or default_workspace_bytes(device_type)) // (dtype.itemsize * passes.buffers)
-    extra = extra_columns(dtype, passes.buffers)
+    room = (request.workspace_bytes or default_workspace_bytes(device_type)) // (dtype.itemsize * passes.heads)
+    extra = extra_columns(dtype, passes)
     if request.classes:
         if request.classes >= V:
             return whole
@@ -127,7 +129,7 @@ def _part_of_classes(
     """The chunk of at most `room` logits that has the least overhead, or a smaller one whose overhead is negligible."""
     by_weight, by_input = passes.overhead_bytes(dtype, accumulate)
     enough = balance(dtype, device_type) / (2 * passes.products(True) * _LEAST_OVERHEAD)
-    extra = extra_columns(dtype, passes.buffers)
+    extra = extra_columns(dtype, passes)
     most_rows = max(1, room // (_MULTIPLE + extra))
     rows = min(N, most_rows, math.ceil(by_weight * enough), math.ceil(math.sqrt(room * by_weight / by_input)))
     rows = _even(N, rows)
@@ -153,12 +155,12 @@ def relative_time(
     return products + moved * balance(dtype, device_type) / 2
 
 
-def extra_columns(dtype: torch.dtype, buffers: int) -> int:
+def extra_columns(dtype: torch.dtype, passes: Passes) -> int:
     """Of a chunk of fewer than all classes: where a gradient is made, the largest logit and the target's come along.
 
     As many as keep rows 16 bytes apart.
     """
-    return max(2, 16 // dtype.itemsize) if buffers > 1 else 0
+    return max(2, 16 // dtype.itemsize) if passes.gradient else 0
 
 
 def rows_of_chunk(
@@ -189,7 +191,7 @@ def default_workspace_bytes(device_type: str) -> int:
 
 def row_bytes(V: int, dtype: torch.dtype, passes: Passes) -> int:
     """Workspace of one row."""
-    return V * dtype.itemsize * passes.buffers
+    return V * dtype.itemsize * passes.heads
 
 
 def check_options(options: LinearOptions | None, V: int, dtype: torch.dtype, passes: Passes) -> LinearOptions:
@@ -214,12 +216,12 @@ def check_options(options: LinearOptions | None, V: int, dtype: torch.dtype, pas
     classes = min(V, options.classes or V)
     if passes.mergeable and options.classes is None and options.rows is None:
         classes = min(V, _MULTIPLE)
-    extra = extra_columns(dtype, passes.buffers) if classes < V else 0
+    extra = extra_columns(dtype, passes) if classes < V else 0
     least = row_bytes(classes + extra, dtype, passes) * (options.rows or 1)
     if options.workspace_bytes < least:
         what = "one row" if options.rows is None else f"`rows` = {options.rows}"
         raise ValueError(
             f"`options.workspace_bytes` must be at least {least} for {what} of {classes} classes in {dtype}"
-            f"{', and their gradient' if passes.buffers == 2 else ''}, got {options.workspace_bytes}"
+            f"{', and those of the reference' if passes.heads == 2 else ''}, got {options.workspace_bytes}"
         )
     return options

@@ -75,7 +75,7 @@ def forward(*args: Any) -> row_kernels.Results:
     backend = resolve_backend(hidden.device)
     if is_fused(product_of(hidden, weight, plan), backend, hidden.device.type, plan, mergeable=options.top_k == 0):
         return fused_forward(hidden, weight, bias, target, _statistics(options), plan)
-    head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), buffers=1, mergeable=options.top_k == 0)
+    head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), mergeable=options.top_k == 0)
     results = _empty_results(arguments, options, plan)
     if not head.is_whole:
         parts = rows_over_all_classes(head, target, _statistics(options), None)
@@ -90,7 +90,7 @@ def forward(*args: Any) -> row_kernels.Results:
 def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_softmax_stats_bwd`: rows whose upstream gradients are all 0 are left out."""
     grads, arguments, saved, options, plan, wanted = _signature.split_backward(args)
-    head = LinearHead(*arguments[:3], plan, wanted, buffers=2, mergeable=options.top_k == 0)
+    head = LinearHead(*arguments[:3], plan, wanted, mergeable=options.top_k == 0)
     dead = (grads == 0).all(0)
     if not head.is_whole:
         argmax, state, _ = saved
@@ -112,7 +112,7 @@ def backward(*args: Any) -> Gradients:
             state,
             top_index,
             *options,
-            head.gradient_memory(logits),
+            logits,
         )
         head.add(rows, gradient, take(dead, rows) if live is None else None)
     return head.gradients()

@@ -154,9 +154,7 @@ def linear_cross_entropy(
     wanted = _gradients_now(input, linear_weight, linear_bias, "none" if is_fused else reduction, dtype)
     needed = torch.is_grad_enabled() and (input.requires_grad or linear_weight.requires_grad)
     flat = flat_target(target, logits, ignore_index, return_stats)
-    passes = Passes(
-        wanted.input, wanted.weight, 2 if needed else 1, is_mergeable(row_options, flat), at_once=any(wanted)
-    )
+    passes = Passes(wanted.input, wanted.weight, needed, mergeable=is_mergeable(row_options, flat), at_once=any(wanted))
     results = linear_cross_entropy_fwd(
         input if input.dim() == 2 else input.reshape(shape.numel(), input.shape[-1]),
         linear_weight,

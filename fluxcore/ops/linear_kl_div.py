@@ -80,7 +80,7 @@ def linear_kl_div(
         float(beta),
         reduction,
         float(temperature),
-        *plan_of(options, logits.shape[-1], compute_dtype_of(input), Passes(False, False, 3 if needed else 2)),
+        *plan_of(options, logits.shape[-1], compute_dtype_of(input), Passes(False, False, needed, heads=2)),
     )
     loss: Tensor = results[0]
     return loss.reshape(shape) if reduction == "none" else loss

@@ -63,7 +63,7 @@ def linear_softmax_stats(
     logits = logits_stand_in(input, linear_weight)
     bits, flat_target = checked_arguments(logits, target, outputs, top_k, temperature, softcap)
     needed = torch.is_grad_enabled() and (input.requires_grad or linear_weight.requires_grad)
-    passes = Passes(False, False, 2 if needed else 1, mergeable=top_k is None)
+    passes = Passes(False, False, needed, mergeable=top_k is None)
     shape = input.shape[:-1]
     stats, argmax, _, _ = linear_softmax_stats_fwd(
         input if input.dim() == 2 else input.reshape(shape.numel(), input.shape[-1]),

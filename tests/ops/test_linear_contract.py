@@ -227,8 +227,8 @@ HIDDEN_THAT_NEEDS_GRADIENT = torch.ones(2, 4, requires_grad=True)
         (TypeError, "`options` must be a LinearOptions, .* got int", {"options": 7}),
         (
             ValueError,
-            "`options.workspace_bytes` must be at least 24 for one row of 3 classes .* gradient, got 23",
-            {"options": LinearOptions(workspace_bytes=23), "input": HIDDEN_THAT_NEEDS_GRADIENT},
+            "`options.workspace_bytes` must be at least 12 for one row of 3 classes in torch.float32, got 11",
+            {"options": LinearOptions(workspace_bytes=11), "input": HIDDEN_THAT_NEEDS_GRADIENT},
         ),
         (
             ValueError,
