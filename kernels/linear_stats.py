@@ -114,7 +114,7 @@ def absorb_tile(m, c, s, t, q, x, new, MOMENTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["x_vectors", "w_vectors", "d_vectors", "N", "V"])
 def linear_stats_fwd_kernel(
-    x_ptr, w_ptr, bias_ptr, y_ptr, x_y_ptr, partial_ptr, partial_column_ptr,
+    x_ptr, w_ptr, bias_ptr, y_ptr, order_ptr, count_ptr, x_y_ptr, partial_ptr, partial_column_ptr,
     x_vectors, w_vectors, d_vectors, N, V, scale: tl.float64, softcap: tl.float64,
     MOMENTS: tl.constexpr, TRANSFORM: tl.constexpr, VEC: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -122,7 +122,8 @@ def linear_stats_fwd_kernel(
     # The state of each row over a range of its classes.
     #
     #   x [N, D], w [V, D], last dims contiguous; D and the strides of the others are multiples of VEC
-    #   bias [V] or None      y [N] int64 or None
+    #   bias [V] or None      y [N] int64 or None      order [N] int64, count [] int64: the first `count` rows of this
+    #   order are those to be made, or None for all; of others nothing is written, and whole blocks of them cost nothing
     #   partial [5, N, SPLITS]: m, c, s, t, q; t and q as far as MOMENTS asks for them      partial_column [N, SPLITS]
     #   x_y [N]: the logit of class y, NaN if there is none; the program whose range has it writes it
     #   grid (row blocks, SPLITS)      2 N V D operations, an exponential a logit
@@ -133,6 +134,11 @@ def linear_stats_fwd_kernel(
     split = tl.program_id(1)
     tiles = (V + BLOCK_V - 1) // BLOCK_V
     from_tile, to_tile = tiles * split // SPLITS, tiles * (split + 1) // SPLITS
+    if order_ptr is not None:
+        count = tl.load(count_ptr)
+        live = live & (rows < count)
+        rows = tl.load(order_ptr + rows)
+        to_tile = tl.where(tl.program_id(0) * BLOCK_N < count, to_tile, from_tile)
     begin = rows * (x_vectors * VEC)
     w_step, D = w_vectors * VEC, d_vectors * VEC
     y = tl.full((BLOCK_N,), -1, tl.int32)
@@ -214,11 +220,14 @@ def launch_linear_stats_fwd(
     stats: Tensor,
     argmax: Tensor,
     state: Tensor,
+    order: Tensor | None = None,
+    count: Tensor | None = None,
 ) -> None:
     """Fill `stats`, `argmax` and `state`, as those of `launch_softmax_stats_fwd` for x weight^T + bias, top k left out.
 
     x [N, D], weight [V, D] and bias [V] are of one dtype, of 32 bits at most; the last dims are contiguous. `target`
-    [N] int64 is needed for the logprob.
+    [N] int64 is needed for the logprob. Of rows that are not among the first `count` [] in `order` [N], both int64,
+    the results mean nothing.
     """
     (N, D), V = x.shape, weight.shape[0]
     if N == 0:
@@ -232,7 +241,7 @@ def launch_linear_stats_fwd(
     merged = max(1, _MERGED // plan.splits)
     with on_device(x):
         linear_stats_fwd_kernel[plan.grid](
-            x, weight, bias, target, state[4], partial, partial_column,
+            x, weight, bias, target, order, count, state[4], partial, partial_column,
             x.stride(0) // vec, weight.stride(0) // vec, D // vec, N, V, 1 / temperature, softcap,
             MOMENTS=outputs & 12, TRANSFORM=transform_kind(temperature, softcap), VEC=vec, SPLITS=plan.splits,
             BLOCK_N=plan.block_rows, BLOCK_V=plan.block_classes, BLOCK_D=plan.block_hidden,

@@ -74,7 +74,8 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     if head is not None and head.is_whole:
         rows_loss = _forward_whole(head, arguments, options, results, dead, live, wanted)
     else:
-        row_parts = partial(_row_parts, head, arguments, plan, live)
+        left_out = None if options.outputs else dead
+        row_parts = partial(_row_parts, head, arguments, plan, live, left_out)
         rows_loss = parts.forward(row_parts, head if any(wanted) else None, arguments, options, results, dead)
     results.loss.copy_(rows_loss if options.reduction == "none" else reference.sum_of_rows(rows_loss, results.totals))
     return *results[:-1], *(no_gradients(*arguments[:3], wanted) if head is None else head.gradients())
@@ -88,11 +89,16 @@ def _is_fused(arguments: Arguments, options: Options, plan: Plan) -> bool:
 
 
 def _row_parts(
-    head: LinearHead | None, arguments: Arguments, plan: Plan, live: Tensor | None, statistics: Statistics
+    head: LinearHead | None,
+    arguments: Arguments,
+    plan: Plan,
+    live: Tensor | None,
+    dead: Tensor | None,
+    statistics: Statistics,
 ) -> RowParts:
-    """Without a head in the epilogue of the product."""
+    """Without a head in the epilogue of the product, in which `dead` rows are left out if they are given."""
     if head is None:
-        return fused_row_parts(*arguments[:3], arguments.target, statistics, plan)
+        return fused_row_parts(*arguments[:3], arguments.target, statistics, plan, dead)
     return rows_over_all_classes(head, arguments.target, statistics, live)
 
 

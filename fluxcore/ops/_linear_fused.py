@@ -83,9 +83,19 @@ def product_rate(dtype: torch.dtype) -> float:
 
 
 def forward(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, statistics: Statistics, plan: Plan
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor | None,
+    statistics: Statistics,
+    plan: Plan,
+    dead: Tensor | None = None,
 ) -> row_kernels.Results:
-    """Results of `softmax_stats` for the logits of `hidden` [N, D]."""
+    """Results of `softmax_stats` for the logits of `hidden` [N, D]; of rows that are `dead` [N] they mean nothing.
+
+    Rows that are not come first in the kernel's order, so that it does nothing for most of the others. Nobody has to
+    wait until their number is known.
+    """
     from fluxcore.kernels.linear_stats import launch_linear_stats_fwd
 
     dtype = plan.compute_dtype or hidden.dtype
@@ -98,15 +108,22 @@ def forward(
         None if target is None else target.contiguous(),
         *statistics,
         *results[:3],
+        *(() if dead is None else (dead.byte().argsort(stable=True), dead.logical_not().sum())),
     )
     return results
 
 
 def row_parts(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor | None, statistics: Statistics, plan: Plan
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor | None,
+    statistics: Statistics,
+    plan: Plan,
+    dead: Tensor | None,
 ) -> RowParts:
-    """The state of every row, as `rows_over_all_classes` gives it."""
-    _, argmax, state, _ = forward(hidden, weight, bias, target, statistics, plan)
+    """The state of every row, as `rows_over_all_classes` gives it; it means nothing where a row is `dead`."""
+    _, argmax, state, _ = forward(hidden, weight, bias, target, statistics, plan, dead)
     m, s, t, spread, x_y, _ = state.double()
     return RowParts(m, s, t, spread, x_y, argmax)
 

@@ -97,7 +97,8 @@ def linear_cross_entropy(
 
     Rows that do not count get no matrix product on a CPU, nor do rows whose upstream gradient is 0 (unless
     `return_stats` asks for the statistics of every row). On a GPU, where to know their number would mean to wait, they
-    are only left out by the kernels over the logits. Either way what `input` holds there is of no effect.
+    are only left out by the kernels over the logits, and by the one that stores none (`LinearOptions.fused`). Either
+    way what `input` holds there is of no effect.
 
     Under `torch.autocast` the products are in its dtype, whatever that of the arguments; sums stay in float32, and the
     gradient of a float32 weight is not rounded to half precision on its way.

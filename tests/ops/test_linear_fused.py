@@ -12,7 +12,10 @@ from support.products import CountProducts
 import fluxcore
 from fluxcore import LinearOptions, Sharpness, linear_cross_entropy, linear_kl_div, linear_softmax_stats, reference
 from fluxcore.ops import _linear_cross_entropy_passes as ce_passes
+from fluxcore.ops import _linear_fused as linear_fused
 from fluxcore.ops import _linear_softmax_stats_op as stats_passes
+from fluxcore.ops._linear_head import Plan
+from fluxcore.ops._linear_row_parts import Statistics
 
 device = device_fixture(("triton",))
 F = torch.nn.functional
@@ -182,6 +185,24 @@ def test_cross_entropy(rest, reduction, device):
     with torch.no_grad(), CountProducts(IMPLEMENTATIONS) as stored:
         linear_cross_entropy(*tensors[:2], target, options=STORED)
     assert stored.flop == unit
+
+
+def test_rows_that_do_not_count_are_not_made(device):
+    N, V = 300, 150
+    hidden, weight, bias = leaves(device, torch.float32, (N, 16, V))
+    target = torch.randint(V, (N,), device=device)
+    dead = torch.rand(N, device=device) < 0.6
+    statistics = Statistics(0b111, 1.0, 0.0)
+    plan = Plan(0, 0, 0, True, None, None)
+    some, every = (linear_fused.row_parts(hidden, weight, bias, target, statistics, plan, d) for d in (dead, None))
+    for ours, theirs in zip(some, every, strict=True):
+        torch.testing.assert_close(ours[~dead], theirs[~dead], rtol=1e-5, atol=1e-5)
+    assert some.m[dead].isnan().all()  # uninitialised memory is filled with NaN in tests
+    loss = partial(linear_cross_entropy, hidden, weight, linear_bias=bias, options=FUSED, reduction="none")
+    ours = loss(target.masked_fill(dead, -100))
+    torch.testing.assert_close(ours, loss(target).masked_fill(dead, 0))
+    assert ours[dead].eq(0).all()
+    assert loss(torch.full_like(target, -100)).eq(0).all()
 
 
 def test_autocast(device):

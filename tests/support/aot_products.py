@@ -54,7 +54,9 @@ class ProductReport:
     """For a logit, of the loop over the classes without that of the product; the block that few tiles enter is in."""
 
 
-def linear_stats(dtype: torch.dtype, outputs: int, *, softcap: float = 0.0, bias: bool = False) -> None:
+def linear_stats(
+    dtype: torch.dtype, outputs: int, *, softcap: float = 0.0, bias: bool = False, compacted: bool = False
+) -> None:
     """Launch for 512 rows of 768 hidden states and 50257 classes."""
     N, D, V = 512, 768, 50257
     x, weight = torch.empty((N, D), dtype=dtype), torch.empty((V, D), dtype=dtype)
@@ -62,13 +64,15 @@ def linear_stats(dtype: torch.dtype, outputs: int, *, softcap: float = 0.0, bias
     stats, state = torch.empty((outputs.bit_count(), N)), torch.empty((6, N))
     argmax = torch.empty(N, dtype=torch.int64)
     bias_or_none = torch.empty(V, dtype=dtype) if bias else None
-    launch_linear_stats_fwd(x, weight, bias_or_none, target, outputs, 1.0, softcap, stats, argmax, state)
+    order = (argmax, torch.empty((), dtype=torch.int64)) if compacted else ()
+    launch_linear_stats_fwd(x, weight, bias_or_none, target, outputs, 1.0, softcap, stats, argmax, state, *order)
 
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "logprob": {"outputs": 0b10},
     "logprob+entropy": {"outputs": 0b110},
     "all-but-top-k": {"outputs": 0b111111},
+    "logprob-compacted": {"outputs": 0b10, "compacted": True},
     "softcap-bias": {"outputs": 0b110, "softcap": 30.0, "bias": True},
 }
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
