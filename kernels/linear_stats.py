@@ -44,14 +44,16 @@ class ProductPlan(NamedTuple):
     grid: tuple[int, int]
 
 
-def plan_product(N: int, V: int, element_size: int, programs_wanted: int) -> ProductPlan:
+def plan_product(N: int, V: int, element_size: int, outputs: int, programs_wanted: int) -> ProductPlan:
     """Choose the launch for N rows and V classes; `programs_wanted` is how many programs fill the device.
 
-    Programs beside each other have the same classes, so that a part of the weight comes from memory once, and the
-    splits are so many that the last programs do not leave the device idle for long.
+    The varentropy is of two sweeps over a tile, which then has to be smaller to stay in registers. Programs beside each
+    other have the same classes, so that a part of the weight comes from memory once, and the splits are so many that
+    the last programs do not leave the device idle for long.
     """
     half = element_size == 2
     rows, classes, hidden = BLOCKS[element_size]
+    classes = classes // 2 if outputs & 8 else classes
     stages = 3 if half and torch.version.hip is None else 2
     row_blocks = triton.cdiv(N, rows)
     tiles = triton.cdiv(V, classes)
@@ -62,29 +64,25 @@ def plan_product(N: int, V: int, element_size: int, programs_wanted: int) -> Pro
 
 @triton.jit
 def logits_of_tile(
-    x_ptr, w_ptr, bias_ptr, begin, classes, w_step, D, V, scale, softcap, TRANSFORM: tl.constexpr, BLOCK_D: tl.constexpr
-):
+    x_ptr, w_ptr, bias_ptr, begin, start, w_step, D, V, scale, softcap,
+    TRANSFORM: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
     # The transformed logits [BLOCK_N, BLOCK_V] of rows that start at `begin`, rounded to the type of X as a product
-    # that stores them does it, because the backward pass will; -inf for classes past the last.
-    inside = classes < V
+    # that stores them does it, because the backward pass will; anything for classes past the last.
+    v = tl.arange(0, BLOCK_V)
+    inside = start + v < V
     d = tl.arange(0, BLOCK_D)
     xs = x_ptr + begin[:, None] + d[None, :]
-    ws = w_ptr + classes.to(tl.int64)[:, None] * w_step + d[None, :]
-    logits = tl.zeros((begin.shape[0], classes.shape[0]), tl.float32)
+    ws = w_ptr + tl.cast(start, tl.int64) * w_step + (v[:, None] * w_step + d[None, :])
+    logits = tl.zeros((begin.shape[0], BLOCK_V), tl.float32)
     for at in range(0, D, BLOCK_D):
         in_hidden = (at + d < D)[None, :]
         x = tl.load(xs + at, mask=in_hidden, other=0.0)
         w = tl.load(ws + at, mask=inside[:, None] & in_hidden, other=0.0)
         logits = tl.dot(x, tl.trans(w), logits, input_precision="ieee")
-    if bias_ptr is None:
-        bias = tl.where(inside, 0.0, -float("inf"))
-    else:
-        bias = tl.load(bias_ptr + classes, mask=inside, other=-float("inf")).to(tl.float32)
-    logits = (logits + bias[None, :]).to(x_ptr.dtype.element_ty).to(tl.float32)
-    logits = transform(logits, scale, softcap, TRANSFORM)
-    if TRANSFORM == 2:  # a softcap lifts -inf
-        logits = tl.where(inside[None, :], logits, -float("inf"))
-    return logits
+    if bias_ptr is not None:
+        logits += tl.load(bias_ptr + start + v, mask=inside, other=0.0).to(tl.float32)[None, :]
+    return transform(logits.to(x_ptr.dtype.element_ty).to(tl.float32), scale, softcap, TRANSFORM)
 
 
 @triton.jit
@@ -149,26 +147,27 @@ def linear_stats_fwd_kernel(
     m = c + lowest(c)
     s, t, q, x_y = c, c, c, c + float("nan")
     column = tl.full((BLOCK_N,), NO_COLUMN, tl.int32)
-    nan_column = column
-    for tile in range(from_tile, to_tile):
+    for tile in tl.range(from_tile, to_tile, disable_licm=True):
         start = tile * BLOCK_V
         classes = start + tl.arange(0, BLOCK_V)
-        x = logits_of_tile(x_ptr, w_ptr, bias_ptr, begin, classes, w_step, D, V, scale, softcap, TRANSFORM, BLOCK_D)
+        x = logits_of_tile(
+            x_ptr, w_ptr, bias_ptr, begin, start, w_step, D, V, scale, softcap, TRANSFORM, BLOCK_V, BLOCK_D
+        )
+        x = tl.where((classes < V)[None, :], x, -float("inf"))
+        if y_ptr is not None:
+            hit = (y >= start) & (y < start + BLOCK_V)
+            if tl.max(hit.to(tl.int32), axis=0) > 0:  # few tiles have the class of a target
+                own = tl.sum(tl.where(classes[None, :] == y[:, None], x, 0.0), axis=1)
+                x_y = tl.where(hit, own, x_y)
         new = tl.maximum(m, tl.max(x, axis=1))
-        first = tl.min(tl.where(x == new[:, None], classes[None, :], NO_COLUMN), axis=1)
-        column = tl.where((new > m) | (column == NO_COLUMN), first, column)
+        # The first of the largest; a NaN, which is not less than anything, wins over all but an earlier one.
+        place = tl.where(x == x, classes[None, :], classes[None, :] - NO_COLUMN)
+        first = tl.min(tl.where(x < new[:, None], NO_COLUMN, place), axis=1)
+        column = tl.where(((new > m) & (column >= 0)) | (column == NO_COLUMN), first, tl.minimum(column, first))
         c, s, t, q = absorb_tile(m, c, s, t, q, x, new, MOMENTS)
         m = new
-        # What few tiles have: the class of a target, or a NaN or +inf in this tile or before.
-        hit = (y >= start) & (y < start + BLOCK_V)
-        if tl.max((hit | (s != s)).to(tl.int32), axis=0) > 0:
-            own = tl.sum(tl.where(classes[None, :] == y[:, None], x, 0.0), axis=1)
-            x_y = tl.where(hit, own, x_y)
-            nan = tl.where((x != x) & (classes < V)[None, :], classes[None, :], NO_COLUMN)
-            nan_column = tl.minimum(nan_column, tl.min(nan, axis=1))
-    # The first NaN wins, as in `scan`.
-    m = tl.where(nan_column == NO_COLUMN, m, float("nan"))
-    column = tl.where(nan_column == NO_COLUMN, column, nan_column)
+    m = tl.where(column < 0, float("nan"), m)
+    column = tl.where(column < 0, column + NO_COLUMN, column)
     store_part(partial_ptr, partial_column_ptr, rows, live, split, N, m, c, s, t, q, c, c, c, column, 0, SPLITS)
     if y_ptr is not None:
         ours = tl.where(y < 0, split == 0, (y >= from_tile * BLOCK_V) & (y < to_tile * BLOCK_V))
@@ -204,6 +203,13 @@ def linear_stats_merge_kernel(
     tl.store(state + 5 * row_count, none, mask=live)
 
 
+def registers_of(num_warps: int) -> dict[str, int]:
+    """Options of a launch whose threads may take all registers; ptxas would rather spill a few bytes."""
+    if torch.version.hip is not None:
+        return {"num_warps": num_warps}
+    return {"num_warps": num_warps, "maxnreg": min(255, 65536 // (32 * num_warps))}
+
+
 def parts_bytes(N: int, splits: int) -> int:
     """Of what the first kernel leaves for the second: five float32 and an int32 for each row and range of classes."""
     return 24 * N * splits
@@ -232,7 +238,7 @@ def launch_linear_stats_fwd(
     (N, D), V = x.shape, weight.shape[0]
     if N == 0:
         return
-    plan = plan_product(N, V, x.element_size(), programs_to_fill(x.device))
+    plan = plan_product(N, V, x.element_size(), outputs, programs_to_fill(x.device))
     # Where all rows begin at 16 bytes, they are loaded by as many.
     vec = 16 // x.element_size()
     vec = 1 if any(size % vec for size in (D, x.stride(0), weight.stride(0))) else vec
@@ -245,7 +251,7 @@ def launch_linear_stats_fwd(
             x.stride(0) // vec, weight.stride(0) // vec, D // vec, N, V, 1 / temperature, softcap,
             MOMENTS=outputs & 12, TRANSFORM=transform_kind(temperature, softcap), VEC=vec, SPLITS=plan.splits,
             BLOCK_N=plan.block_rows, BLOCK_V=plan.block_classes, BLOCK_D=plan.block_hidden,
-            num_warps=plan.num_warps, num_stages=plan.num_stages,
+            num_stages=plan.num_stages, **registers_of(plan.num_warps),
         )  # fmt: skip
         linear_stats_merge_kernel[(triton.cdiv(N, merged),)](
             target, stats, argmax, state, partial, partial_column, N,

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from fluxcore import reference
-from fluxcore.backends import resolve_backend
+from fluxcore.backends import Backend, resolve_backend
 from fluxcore.ops import _cross_entropy_backends as row_kernels
 from fluxcore.ops import _linear_cross_entropy_parts as parts
 from fluxcore.ops._cross_entropy_backends import Options, Results
-from fluxcore.ops._linear_fused import is_fused, product_of
+from fluxcore.ops._linear_fused import Product, is_fused, makes_state_again, product_of
 from fluxcore.ops._linear_fused import row_parts as fused_row_parts
 from fluxcore.ops._linear_head import (
     Gradients,
@@ -62,7 +62,8 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     if not arguments.target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
     wanted = Wanted(*wanted)
-    fused = not any(wanted) and _is_fused(arguments, options, plan)
+    mergeable = parts.is_mergeable(options, arguments.target)
+    fused = not any(wanted) and is_fused(*_where(arguments, plan), plan, mergeable=mergeable)
     head = None if fused else _head(arguments, options, plan, wanted, at_once=any(wanted))
     results = empty_results(arguments, options, plan)
     results.totals.copy_(_totals(arguments, options, results.totals.dtype))
@@ -81,11 +82,9 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     return *results[:-1], *(no_gradients(*arguments[:3], wanted) if head is None else head.gradients())
 
 
-def _is_fused(arguments: Arguments, options: Options, plan: Plan) -> bool:
-    hidden, weight = arguments[:2]
-    backend = resolve_backend(hidden.device)
-    mergeable = parts.is_mergeable(options, arguments.target)
-    return is_fused(product_of(hidden, weight, plan), backend, hidden.device.type, plan, mergeable=mergeable)
+def _where(arguments: Arguments, plan: Plan) -> tuple[Product, Backend, str]:
+    device = arguments.input.device
+    return product_of(*arguments[:2], plan), resolve_backend(device), device.type
 
 
 def _row_parts(
@@ -139,10 +138,17 @@ def backward(*args: Any) -> Gradients:
         parts.backward(head, upstream, arguments, options, saved, dead)
         return head.gradients()
     live = live_rows(dead)
+    again = makes_state_again(*_where(arguments, plan), plan, mergeable=parts.is_mergeable(options, arguments.target))
+    given = options._replace(reduction="given", outputs=0)
     for rows in head.chunks(live):
         logits = head.logits(rows)
         # The kernels take a chunk's state to be contiguous.
-        own = (take(value, rows, dim).contiguous() for value, dim in zip(by_rows, _ROW_DIMS[1:], strict=True))
+        own = [take(value, rows, dim).contiguous() for value, dim in zip(by_rows, _ROW_DIMS[1:], strict=True)]
+        if again:
+            results = row_kernels.empty_results(logits, given, False)
+            results.totals.copy_(totals)
+            row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, False, results=results)
+            own = [results.argmax, results.state, results.top_index]
         gradient = row_kernels.backward(
             take(upstream, rows) if upstream.dim() else upstream,
             logits,

@@ -55,6 +55,17 @@ def is_fused(product: Product, backend: Backend, device_type: str, plan: Plan, *
     return fused_operations(product, device_type) < chunked_operations(product, device_type, plan)
 
 
+def makes_state_again(product: Product, backend: Backend, device_type: str, plan: Plan, *, mergeable: bool) -> bool:
+    """Whether a backward pass makes the state of its rows anew, from its own logits.
+
+    In float32 the logits of both products differ in their last bits, so that probabilities by the state of the other
+    do not add up to 1. In half precision rounding makes them alike, but for a few.
+    """
+    if plan.fused is False or backend != "triton" or product.dtype != torch.float32:
+        return False
+    return plan.fused or is_fused(product, backend, device_type, plan, mergeable=mergeable)
+
+
 def fused_operations(product: Product, device_type: str) -> float:
     """The operations that the platform's product does in the time of ours."""
     from fluxcore.kernels.linear_stats import BLOCKS

@@ -16,7 +16,7 @@ def fused_statistics(call: OpCall, machine: Machine, *, mergeable: bool) -> list
     from fluxcore.kernels.linear_stats import parts_bytes, plan_product
 
     N, V, D, dtype = product
-    launch = plan_product(N, V, dtype.itemsize, machine.programs)
+    launch = plan_product(N, V, dtype.itemsize, call.inputs["outputs"], machine.programs)
     parts = parts_bytes(N, launch.splits)
     operands = [value for value in (hidden, weight, bias) if value is not None]
     converted = sum(value.numel() for value in operands if value.dtype != dtype) * dtype.itemsize

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.library import Library
 
-from fluxcore.backends import resolve_backend
+from fluxcore.backends import Backend, resolve_backend
 from fluxcore.ops import _softmax_stats_backends as row_kernels
 from fluxcore.ops._cross_entropy_backends import output_names
+from fluxcore.ops._linear_fused import Product, is_fused, makes_state_again, product_of
 from fluxcore.ops._linear_fused import forward as fused_forward
-from fluxcore.ops._linear_fused import is_fused, product_of
 from fluxcore.ops._linear_head import (
     PLAN_SCHEMA,
     Gradients,
@@ -72,8 +72,7 @@ def forward(*args: Any) -> row_kernels.Results:
     """Implementation of `fluxcore::linear_softmax_stats_fwd` for every device."""
     arguments, options, plan, _ = _signature.split_forward(args)
     hidden, weight, bias, target = arguments
-    backend = resolve_backend(hidden.device)
-    if is_fused(product_of(hidden, weight, plan), backend, hidden.device.type, plan, mergeable=options.top_k == 0):
+    if is_fused(*_where(arguments, plan), plan, mergeable=options.top_k == 0):
         return fused_forward(hidden, weight, bias, target, _statistics(options), plan)
     head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), mergeable=options.top_k == 0)
     results = _empty_results(arguments, options, plan)
@@ -99,11 +98,15 @@ def backward(*args: Any) -> Gradients:
         add_gradients(head, grads, arguments.target, parts, _statistics(options), dead)
         return head.gradients()
     live = live_rows(dead)
+    again = makes_state_again(*_where(arguments, plan), plan, mergeable=options.top_k == 0)
     for rows in head.chunks(live):
         logits = head.logits(rows)
-        argmax, state, top_index = (
-            take(value, rows, dim).contiguous() for value, dim in zip(saved, _ROW_DIMS[1:], strict=True)
-        )
+        if again:
+            _, argmax, state, top_index = row_kernels.forward(logits, take_or_none(arguments.target, rows), *options)
+        else:
+            argmax, state, top_index = (
+                take(value, rows, dim).contiguous() for value, dim in zip(saved, _ROW_DIMS[1:], strict=True)
+            )
         gradient = row_kernels.backward(
             take(grads, rows, 1),
             logits,
@@ -116,6 +119,11 @@ def backward(*args: Any) -> Gradients:
         )
         head.add(rows, gradient, take(dead, rows) if live is None else None)
     return head.gradients()
+
+
+def _where(arguments: _Arguments, plan: Plan) -> tuple[Product, Backend, str]:
+    device = arguments.input.device
+    return product_of(*arguments[:2], plan), resolve_backend(device), device.type
 
 
 def _statistics(options: _Options) -> Statistics:

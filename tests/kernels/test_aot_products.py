@@ -16,7 +16,7 @@ from support.aot_products import CASES, SHARED_BYTES, reports
 BUDGETS = Path(__file__).with_name("aot_product_budgets.json")
 REPRESENTATIVE = [
     *(f"linear_stats_fwd/768/bf16/all-but-top-k:{arch}" for arch in SHARED_BYTES),
-    "linear_stats_fwd/768/fp32/logprob:sm_90",
+    "linear_stats_fwd/768/fp32/logprob+entropy:sm_90",
 ]
 
 

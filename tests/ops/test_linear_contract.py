@@ -13,6 +13,7 @@ from fluxcore.ops import _linear_softmax_stats_op as stats_passes
 from fluxcore.ops._cross_entropy_backends import BACKENDS, Options
 from fluxcore.ops.cross_entropy import cross_entropy
 from fluxcore.ops.linear_cross_entropy import LinearOptions, linear_cross_entropy
+from fluxcore.ops.linear_kl_div import linear_kl_div
 from fluxcore.ops.linear_softmax_stats import linear_softmax_stats
 from fluxcore.sharpness import Sharpness
 from fluxcore.target_check import check_targets
@@ -63,7 +64,8 @@ def test_compiles_without_a_graph_break(reduction, device):
     def loss(hidden, weight, target):
         options = {"reduction": reduction, "penalty": penalty, "options": LinearOptions(rows=3)}
         value = linear_cross_entropy(hidden * 2, weight, target, **options)
-        return value.sum() + linear_softmax_stats(hidden, weight, outputs=("entropy",)).entropy.sum()
+        divergence = linear_kl_div(hidden, weight, hidden.detach() + 0.1, weight.detach(), reduction=reduction)
+        return value.sum() + linear_softmax_stats(hidden, weight, outputs=("entropy",)).entropy.sum() + divergence.sum()
 
     compiled = torch.compile(loss, fullgraph=True, dynamic=True)
     for rows, V in [(4, 33), (7, 60)]:

@@ -27,7 +27,10 @@ IMPLEMENTATIONS = {
     "fluxcore::linear_cross_entropy_fwd": ce_passes.forward,
 }
 # N, D, V: less than a block, with edges; ranges of classes with a block of rows past the first; all in whole blocks.
-SHAPES = [(5, 9, 70), (131, 16, 517), (128, 64, 256)]
+SHAPES = [(5, 9, 70), (131, 16, 260), (128, 64, 256)]
+PLAIN = {}
+CAPPED = {"temperature": 1.3, "softcap": 12.0}
+WAYS = [(SHAPES[0], PLAIN), (SHAPES[0], {"temperature": 0.8}), (SHAPES[1], CAPPED), (SHAPES[2], PLAIN)]
 
 
 def leaves(device, dtype, shape):
@@ -51,15 +54,14 @@ def gradients(values, tensors):
 
 
 def test_shapes_take_every_way():
-    plans = [plan_product(N, V, size, 8) for N, _, V in SHAPES for size in BLOCKS]
+    plans = [plan_product(N, V, size, 0, 8) for N, _, V in SHAPES for size in BLOCKS]
     assert {plan.splits > 1 for plan in plans} == {False, True}
     assert {plan.grid[0] > 1 for plan in plans} == {False, True}
-    assert plan_product(8192, 128256, 2, 528).grid == (64, 16)
-    assert plan_product(1, 128256, 2, 528).grid == (1, 256)
+    assert plan_product(8192, 128256, 2, 0, 528).grid == (64, 16)
+    assert plan_product(1, 128256, 2, 0, 528).grid == (1, 256)
 
 
-@pytest.mark.parametrize("transform", [{}, {"temperature": 0.8}, {"temperature": 1.3, "softcap": 12.0}], ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "transform"), WAYS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_values_and_gradients(dtype, shape, transform, device):
     tensors, target = leaves(device, dtype, shape), torch.randint(shape[2], (shape[0],), device=device)
@@ -80,8 +82,8 @@ def test_values_and_gradients(dtype, shape, transform, device):
 
 @pytest.mark.parametrize("outputs", [("logprob",), ("entropy", "max_prob"), ("argmax",)], ids=str)
 def test_each_statistic_alone(outputs, device):
-    hidden, weight, _ = leaves(device, torch.float32, (131, 16, 517))
-    target = torch.randint(517, (131,), device=device) if "logprob" in outputs else None
+    hidden, weight, _ = leaves(device, torch.float32, (70, 16, 200))
+    target = torch.randint(200, (70,), device=device) if "logprob" in outputs else None
     ours, theirs = (
         linear_softmax_stats(hidden, weight, target, outputs=outputs, options=options) for options in (FUSED, STORED)
     )
@@ -101,7 +103,7 @@ def test_exact_in_the_tails(device):
     target = torch.tensor([333, 333, 7], device=device)
     names = ("entropy", "one_minus_max_prob", "logprob", "varentropy")
     ours = linear_softmax_stats(hidden, weight, target, outputs=names, options=FUSED)
-    exact = reference.softmax_stats(hidden.double() @ weight.double().T, target)
+    exact = reference.softmax_stats(hidden.double() @ weight.double().T, target, outputs=names)
     for name in names:
         assert_relatively_accurate(getattr(ours, name), exact=getattr(exact, name), margin=margin)
     assert ours.entropy[0] > 0
@@ -147,7 +149,7 @@ def test_any_strides(dtype, device):
 
 
 def test_results_are_the_same_each_time(device):
-    hidden, weight, bias = leaves(device, torch.float32, (131, 16, 517))
+    hidden, weight, bias = leaves(device, torch.float32, (70, 16, 200))
     runs = [
         linear_softmax_stats(hidden, weight, linear_bias=bias, outputs=("entropy", "lse"), options=FUSED)
         for _ in range(2)
@@ -156,14 +158,14 @@ def test_results_are_the_same_each_time(device):
     assert torch.equal(runs[0].lse, runs[1].lse)
 
 
-@pytest.mark.parametrize("reduction", ["none", "mean"])
-@pytest.mark.parametrize(
-    "rest",
-    [{}, {"penalty": Sharpness("neg_entropy", 0.3), "lse_square_scale": 0.1, "return_stats": ("varentropy", "argmax")}],
-    ids=["plain", "penalty"],
-)
-def test_cross_entropy(rest, reduction, device):
-    N, V = 131, 517
+PENALISED = {
+    "penalty": Sharpness("neg_entropy", 0.3), "lse_square_scale": 0.1, "return_stats": ("varentropy", "argmax"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("reduction", "rest"), [("none", {}), ("mean", PENALISED)], ids=["plain", "penalty"])
+def test_cross_entropy(reduction, rest, device):
+    N, V = 70, 200
     tensors, target = leaves(device, torch.float32, (N, 16, V)), torch.randint(V, (N,), device=device)
     target[3] = -100
     with torch.no_grad():
@@ -179,12 +181,11 @@ def test_cross_entropy(rest, reduction, device):
 
     with CountProducts(IMPLEMENTATIONS) as count:
         ours = call(FUSED)
-    unit = 2 * N * 16 * V
-    assert count.flop == 0  # those of the backward op are not counted here, and are of a backward op indeed
+    assert count.flop == 0
     torch.testing.assert_close(ours, call(STORED), equal_nan=True)
     with torch.no_grad(), CountProducts(IMPLEMENTATIONS) as stored:
         linear_cross_entropy(*tensors[:2], target, options=STORED)
-    assert stored.flop == unit
+    assert stored.flop == 2 * (N - 1) * 16 * V  # on a CPU, where rows that do not count are left out
 
 
 def test_rows_that_do_not_count_are_not_made(device):
@@ -197,7 +198,7 @@ def test_rows_that_do_not_count_are_not_made(device):
     some, every = (linear_fused.row_parts(hidden, weight, bias, target, statistics, plan, d) for d in (dead, None))
     for ours, theirs in zip(some, every, strict=True):
         torch.testing.assert_close(ours[~dead], theirs[~dead], rtol=1e-5, atol=1e-5)
-    assert some.m[dead].isnan().all()  # uninitialised memory is filled with NaN in tests
+    assert some.s[dead].isnan().all()  # uninitialised memory is filled with NaN in tests
     loss = partial(linear_cross_entropy, hidden, weight, linear_bias=bias, options=FUSED, reduction="none")
     ours = loss(target.masked_fill(dead, -100))
     torch.testing.assert_close(ours, loss(target).masked_fill(dead, 0))
@@ -214,7 +215,7 @@ def test_autocast(device):
         )
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, stored, rtol=1e-2, atol=1e-2)
-    exact = reference.softmax_stats(F.linear(hidden, weight, bias)).entropy
+    exact = reference.softmax_stats(F.linear(hidden, weight, bias), outputs=("entropy",)).entropy
     assert not torch.equal(ours, exact)  # the product was in half precision
 
 
