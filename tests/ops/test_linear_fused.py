@@ -61,8 +61,15 @@ def test_shapes_take_every_way():
     assert plan_product(1, 128256, 2, 0, 528).grid == (1, 256)
 
 
-@pytest.mark.parametrize(("shape", "transform"), WAYS, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "shape", "transform"),
+    [
+        *((torch.float32, *way) for way in WAYS[1:]),
+        *((torch.bfloat16, *way) for way in WAYS[2:]),
+        (torch.float16, *WAYS[0]),
+    ],
+    ids=str,
+)
 def test_values_and_gradients(dtype, shape, transform, device):
     tensors, target = leaves(device, dtype, shape), torch.randint(shape[2], (shape[0],), device=device)
     with CountProducts(IMPLEMENTATIONS) as count:
@@ -189,7 +196,7 @@ def test_cross_entropy(reduction, rest, device):
 
 
 def test_rows_that_do_not_count_are_not_made(device):
-    N, V = 300, 150
+    N, V = 140, 70
     hidden, weight, bias = leaves(device, torch.float32, (N, 16, V))
     target = torch.randint(V, (N,), device=device)
     dead = torch.rand(N, device=device) < 0.6
