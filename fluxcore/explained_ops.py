@@ -18,7 +18,12 @@ from fluxcore.ops._linear_launches import (
     linear_softmax_stats_bwd,
     linear_softmax_stats_fwd,
 )
-from fluxcore.ops._softmax_stats_schedule import softmax_stats_bwd, softmax_stats_fwd
+from fluxcore.ops._softmax_stats_schedule import (
+    selective_log_softmax_bwd,
+    selective_log_softmax_fwd,
+    softmax_stats_bwd,
+    softmax_stats_fwd,
+)
 from fluxcore.ops.cross_entropy import cross_entropy
 from fluxcore.ops.kl_div import kl_div
 from fluxcore.ops.linear_cross_entropy import linear_cross_entropy
@@ -94,6 +99,8 @@ COUNTERS: dict[str, Callable[[OpCall, Machine], list[Launch]]] = {
     for counter in (
         softmax_stats_fwd,
         softmax_stats_bwd,
+        selective_log_softmax_fwd,
+        selective_log_softmax_bwd,
         cross_entropy_fwd,
         cross_entropy_bwd,
         scale_,

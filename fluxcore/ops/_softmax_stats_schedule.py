@@ -1,4 +1,4 @@
-"""What the op `softmax_stats` launches and moves."""
+"""What the ops `softmax_stats` and `selective_log_softmax` launch and move."""
 
 from torch import Tensor
 
@@ -69,6 +69,33 @@ def softmax_stats_bwd(call: OpCall, machine: Machine) -> list[Launch]:
             exps=logits.numel() * exps_an_element(call.inputs["softcap"]),
         )
     ]
+
+
+def selective_log_softmax_fwd(call: OpCall, machine: Machine) -> list[Launch]:
+    """The sums of `softmax_stats` in one read of the logits, and the chosen ones again."""
+    logits, index = call.inputs["logits"], call.inputs["index"]
+    sums = OpCall({"logits": logits, "target": None, "top_k": 0, "softcap": 0.0}, empty_results(logits, 1, 0))
+    chosen = index.numel() * logits.element_size()
+    read, written = nbytes(index, *call.results[1:]) + chosen, nbytes(call.results[0])
+    gather = Launch(kernel="gather", bytes_read=read, bytes_written=written, workspace_bytes=nbytes(index) + written)
+    return [*softmax_stats_fwd(sums, machine), gather]
+
+
+def selective_log_softmax_bwd(call: OpCall, machine: Machine) -> list[Launch]:
+    """The gradient of the log-sum-exp, and those of the chosen classes written over it."""
+    inputs = call.inputs
+    logits, index, upstream = (inputs[name] for name in ("logits", "index", "upstream"))
+    dense = {name: inputs[name] for name in ("logits", "argmax", "state")}
+    dense |= {"grads": upstream[:, 0], "target": None, "top_index": None, "softcap": 0.0}
+    places = nbytes(index) + nbytes(inputs["argmax"])
+    chosen = places // 8 * logits.element_size()
+    scatter = Launch(
+        kernel="scatter",
+        bytes_read=nbytes(index, upstream, inputs["argmax"], inputs["state"]) + chosen,
+        bytes_written=chosen,
+        workspace_bytes=2 * places,
+    )
+    return [*softmax_stats_bwd(OpCall(dense, call.results), machine), scatter]
 
 
 def exps_an_element(softcap: float) -> int:

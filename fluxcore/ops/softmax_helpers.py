@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from fluxcore.ops import _selective_log_softmax_op  # noqa: F401 (registers the op)
+from fluxcore.ops._checks import check_dense, check_logits, checked_classes
 from fluxcore.ops.softmax_stats import softmax_stats
 
 
@@ -33,22 +35,31 @@ def selective_log_softmax(logits: Tensor, index: Tensor) -> Tensor:
 
     Args:
         logits: [..., V], float16, bfloat16, float32 or float64.
-        index: [...], one class a row, or [..., K], K classes a row, which take one read of the logits each. Outside
-            [0, V) the result is NaN.
+        index: [...], one class a row, or [..., K], K classes a row, of which several may be the same; all of them take
+            one read of the logits together. Outside [0, V) the result is NaN.
 
     Returns:
         Of the shape of `index`, nats, <= 0; float64 for float64 logits, else float32. Differentiable once.
 
     Raises:
-        TypeError: another dtype.
+        TypeError: another dtype, of `logits` or of `index`.
         ValueError: no dimension, V = 0, or an `index` that does not go with `logits`.
+        RuntimeError: a second derivative is asked for.
     """
-    if index.dim() != logits.dim() or logits.dim() == 0:
-        return _wanted(softmax_stats(logits, index, outputs=("logprob",)).logprob)
-    if index.shape[-1] == 0:
+    check_logits(logits)
+    check_dense("index", index)
+    columns = index if index.dim() == logits.dim() else index.unsqueeze(-1)
+    K, V = columns.shape[-1], logits.shape[-1]
+    if K == 0:
         raise ValueError(f"`index` must have at least one class a row, got shape {tuple(index.shape)}")
-    columns = (softmax_stats(logits, column, outputs=("logprob",)).logprob for column in index.unbind(-1))
-    return torch.stack([_wanted(column) for column in columns], -1)
+    first = checked_classes("index", columns[..., 0], logits)
+    if K == 1:
+        return _wanted(softmax_stats(logits, first, outputs=("logprob",)).logprob).reshape(index.shape)
+    rows = first.numel()
+    logprob: Tensor = torch.ops.fluxcore.selective_log_softmax_fwd(
+        logits.reshape(rows, V), columns.to(torch.int64).reshape(rows, K)
+    )[0]
+    return logprob.reshape(index.shape)
 
 
 def logsumexp(logits: Tensor) -> Tensor:
