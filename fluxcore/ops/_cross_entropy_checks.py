@@ -14,6 +14,7 @@ from fluxcore.ops._checks import (
     check_temperature,
     check_top_k,
     checked_classes,
+    checked_row_weights,
     wide_dtype,
 )
 from fluxcore.ops._cross_entropy_backends import Options
@@ -134,3 +135,13 @@ def checked_class_weights(weight: Tensor | None, logits: Tensor) -> Tensor | Non
     check_same_device("weight", weight, logits)
     check_no_gradient("weight", weight)
     return weight.to(wide_dtype(logits))
+
+
+def checked_penalty_mask(penalty_mask: Tensor | None, penalty: Sharpness | None, logits: Tensor) -> Tensor | None:
+    """`penalty_mask` [N] in the dtype of the loss, or None; to ignore one without a penalty would hide a mistake."""
+    if penalty_mask is not None and penalty is None:
+        raise ValueError(
+            "`penalty_mask` is only of use with a `penalty`, got one without"
+            '\n\nFor a run without the penalty pass one with coef 0, such as `Sharpness("neg_entropy", 0.0)`.'
+        )
+    return checked_row_weights("penalty_mask", penalty_mask, logits)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fluxcore.ops._checks import check_logits, checked_row_weights
 from fluxcore.ops._cross_entropy_backends import Results, output_names
-from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, flat_target
+from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, checked_penalty_mask, flat_target
 from fluxcore.ops._cross_entropy_op import cross_entropy_fwd
 from fluxcore.reference import SoftmaxStats
 from fluxcore.sharpness import Sharpness
@@ -110,7 +110,7 @@ def cross_entropy(
         temperature: Finite and > 0; divides the logits.
         penalty: Which statistic of the softmax to add, and how much of it. Of equal logits the first index is the
             largest, or within the top k.
-        penalty_mask: [...], bool or weights of the rows in the penalty.
+        penalty_mask: [...], bool or weights of the rows in the penalty; only with a `penalty`.
         link: "softmax", or "stablemax": p is proportional to x + 1 for x >= 0 and to 1 / (1 - x) below
             (arXiv:2501.04697), with neither penalty, z-loss, softcap, temperature nor statistics.
         return_stats: Names of statistics to return, fields of `SoftmaxStats`; of every row, ignored ones too.
@@ -148,7 +148,7 @@ def cross_entropy(
         flat_targets,
         checked_class_weights(weight, logits),
         checked_row_weights("token_weight", token_weight, logits),
-        checked_row_weights("penalty_mask", penalty_mask, logits),
+        checked_penalty_mask(penalty_mask, penalty, logits),
     )
     results = Results(*cross_entropy_fwd(*arguments, *options, _make_gradient_now(logits, reduction)))
     loss = results.loss.reshape(shape) if reduction == "none" else results.loss

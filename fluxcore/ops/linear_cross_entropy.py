@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fluxcore.ops._checks import checked_row_weights
 from fluxcore.ops._cross_entropy_backends import output_names
-from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, flat_target
+from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, checked_penalty_mask, flat_target
 from fluxcore.ops._linear_checks import check_linear, logits_stand_in, plan_of
 from fluxcore.ops._linear_cross_entropy_op import linear_cross_entropy_fwd
 from fluxcore.ops._linear_cross_entropy_parts import is_mergeable
@@ -163,7 +163,7 @@ def linear_cross_entropy(
         flat,
         checked_class_weights(weight, logits),
         checked_row_weights("token_weight", token_weight, logits),
-        checked_row_weights("penalty_mask", penalty_mask, logits),
+        checked_penalty_mask(penalty_mask, penalty, logits),
         *row_options,
         *plan_of(options, logits.shape[-1], dtype, passes),
         wanted,

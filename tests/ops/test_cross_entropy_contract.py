@@ -247,7 +247,12 @@ GRAD = torch.ones(2, requires_grad=True)
         (TypeError, "`weight` must be floating point, got torch.int64", {"weight": torch.tensor([1, 2, 3])}),
         (ValueError, r"`token_weight` must have the shape .*, \(2,\), got \(1,\)", {"token_weight": torch.ones(1)}),
         (ValueError, "`token_weight` must not require grad.*\n\n.*detach", {"token_weight": GRAD}),
-        (ValueError, r"`penalty_mask` must have the shape .* got \(3,\)", {"penalty_mask": torch.ones(3)}),
+        (
+            ValueError,
+            r"`penalty_mask` must have the shape .* got \(3,\)",
+            {"penalty_mask": torch.ones(3), "penalty": Sharpness("neg_entropy", 1)},
+        ),
+        (ValueError, "`penalty_mask` is only of use with a `penalty`.*\n\n.*coef 0", {"penalty_mask": torch.ones(2)}),
         (ValueError, "`reduction` must be one of none, mean, sum, token_mean, got 'avg'", {"reduction": "avg"}),
         (ValueError, "`link` must be one of softmax, stablemax, got 'logit'", {"link": "logit"}),
         (ValueError, r"`label_smoothing` must be within \[0, 1\], got 1.5", {"label_smoothing": 1.5}),
