@@ -231,11 +231,15 @@ inline void store(Vec<C> v, C* to) {
   std::memcpy(to, &v, sizeof(v));
 }
 
-inline void store(Vec<float> v, BFloat16* to) {
+// Rounded in the upper half; what the lower one holds does not matter.
+inline Vec<std::uint32_t> rounded_to_bfloat16(Vec<float> v) {
   const auto bits = bits_as<Vec<std::uint32_t>>(v);
-  const Vec<std::uint32_t> rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  const Vec<std::uint32_t> quiet = (bits >> 16) | 0x40U;
-  const auto half = __builtin_convertvector(v != v ? quiet : rounded, HalfVec<std::uint16_t>);
+  const Vec<std::uint32_t> rounded = bits + 0x7fffU + ((bits >> 16) & 1U);
+  return v != v ? bits | 0x400000U : rounded;
+}
+
+inline void store(Vec<float> v, BFloat16* to) {
+  const auto half = __builtin_convertvector(rounded_to_bfloat16(v) >> 16, HalfVec<std::uint16_t>);
   std::memcpy(to, &half, sizeof(half));
 }
 
@@ -247,6 +251,38 @@ inline void store(Vec<float> v, Float16* to) {
 #else
   for (int lane = 0; lane < kLanes<float>; ++lane) from_compute(v[lane], to + lane);
 #endif
+}
+
+// --- Two vectors at a time, for loops in which it does not matter which lane an element is in
+// --------------------------
+
+template <class C>
+struct Both {
+  Vec<C> part[2];
+};
+
+template <class Src>
+inline Both<ComputeType<Src>> load_both(const Src* from) {
+  return {{load(from), load(from + kLanes<ComputeType<Src>>)}};
+}
+
+// Elements of even places and of odd ones: the halves of 32 bits are widened where they are.
+inline Both<float> load_both(const BFloat16* from) {
+  Vec<std::uint32_t> pairs;
+  std::memcpy(&pairs, from, sizeof(pairs));
+  return {{bits_as<Vec<float>>(pairs << 16), bits_as<Vec<float>>(pairs & 0xffff0000U)}};
+}
+
+template <class C, class Src>
+inline void store_both(const Both<C>& both, Src* to) {
+  store(both.part[0], to);
+  store(both.part[1], to + kLanes<C>);
+}
+
+inline void store_both(const Both<float>& both, BFloat16* to) {
+  const Vec<std::uint32_t> pairs =
+      (rounded_to_bfloat16(both.part[0]) >> 16) | (rounded_to_bfloat16(both.part[1]) & 0xffff0000U);
+  std::memcpy(to, &pairs, sizeof(pairs));
 }
 
 }  // namespace fluxcore::FLUXCORE_ISA

@@ -14,6 +14,41 @@ namespace fluxcore::FLUXCORE_ISA {
 template <class C>
 inline constexpr C kRoundMagic = sizeof(C) == 4 ? static_cast<C>(0x1.8p23) : static_cast<C>(0x1.8p52);
 
+// e^z = power (1 + growth), for z as of Exp: growth is e^r - 1 to all its digits, |r| <= ln 2 / 2, and power is a power
+// of two or 0. So 1 - e^z, which is (1 - power) - power growth, has all its digits too.
+template <class C>
+struct ExpParts {
+  Vec<C> power;
+  Vec<C> growth;
+};
+
+inline ExpParts<float> exp_parts(Vec<float> z, Vec<float>& clamped) {
+  clamped = max_or_second<float>(splat(-88.0296919F), z);  // -127 ln 2
+  const Vec<float> shifted = clamped * std::numbers::log2e_v<float> + kRoundMagic<float>;
+  const Vec<float> n = shifted - kRoundMagic<float>;
+  // ln 2 in two parts, of which n times the first is exact.
+  // NOLINTNEXTLINE(modernize-use-std-numbers)
+  const Vec<float> r = (clamped - n * 0x1.63p-1F) + n * 2.12194440e-4F;
+  const Vec<float> tail = 0.166665201F + r * (0.0416683943F + r * (0.00836878062F + r * 0.00138144648F));
+  const auto power = (bits_as<Vec<std::int32_t>>(shifted) << 23) + 0x3f800000;
+  return {.power = bits_as<Vec<float>>(power), .growth = r * (1.0F + r * (0.499999934F + r * tail))};
+}
+
+inline ExpParts<double> exp_parts(Vec<double> z, Vec<double>& clamped) {
+  constexpr double kInverseFactorials[14] = {
+      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+  clamped = max_or_second<double>(splat(-709.089565712824), z);  // -1023 ln 2
+  const Vec<double> shifted = clamped * std::numbers::log2e + kRoundMagic<double>;
+  const Vec<double> n = shifted - kRoundMagic<double>;
+  // NOLINTNEXTLINE(modernize-use-std-numbers): the first of two parts, as above
+  const Vec<double> r = (clamped - n * 0x1.62e4p-1) - n * 1.42860682030941723212e-6;
+  Vec<double> p = splat(kInverseFactorials[13]);
+  for (int i = 12; i >= 1; --i) p = kInverseFactorials[i] + r * p;
+  const auto power = (bits_as<Vec<std::int64_t>>(shifted) << 52) + 0x3ff0000000000000;
+  return {.power = bits_as<Vec<double>>(power), .growth = r * p};
+}
+
 // e^z for z <= 0; exactly 1 at 0, exactly 0 from -88 (float) or -709 (double) down to -inf; NaN stays.
 // `clamped` receives max(z, that bound), which is finite where z is not NaN, so that products with the result are 0,
 // not NaN. Within 1 ulp of float down to z = -20 and 2 ulp below. No result is subnormal but for z within 0.7 of the
@@ -52,16 +87,8 @@ template <>
 class Exp<float> {
  public:
   Vec<float> operator()(Vec<float> z, Vec<float>& clamped) const {
-    clamped = max_or_second<float>(splat(-88.0296919F), z);  // -127 ln 2
-    const Vec<float> shifted = clamped * std::numbers::log2e_v<float> + kRoundMagic<float>;
-    const Vec<float> n = shifted - kRoundMagic<float>;
-    // ln 2 in two parts, of which n times the first is exact.
-    // NOLINTNEXTLINE(modernize-use-std-numbers)
-    const Vec<float> r = (clamped - n * 0x1.63p-1F) + n * 2.12194440e-4F;
-    const Vec<float> tail = 0.166665201F + r * (0.0416683943F + r * (0.00836878062F + r * 0.00138144648F));
-    const Vec<float> p = 1.0F + r * (1.0F + r * (0.499999934F + r * tail));
-    const auto power = (bits_as<Vec<std::int32_t>>(shifted) << 23) + 0x3f800000;
-    return p * bits_as<Vec<float>>(power);
+    const ExpParts<float> parts = exp_parts(z, clamped);
+    return (1.0F + parts.growth) * parts.power;
   }
 };
 #endif
@@ -70,21 +97,9 @@ template <>
 class Exp<double> {
  public:
   Vec<double> operator()(Vec<double> z, Vec<double>& clamped) const {
-    clamped = max_or_second<double>(splat(-709.089565712824), z);  // -1023 ln 2
-    const Vec<double> shifted = clamped * std::numbers::log2e + kRoundMagic<double>;
-    const Vec<double> n = shifted - kRoundMagic<double>;
-    // NOLINTNEXTLINE(modernize-use-std-numbers): the first of two parts, as above
-    const Vec<double> r = (clamped - n * 0x1.62e4p-1) - n * 1.42860682030941723212e-6;
-    Vec<double> p = splat(kInverseFactorials[13]);
-    for (int i = 12; i >= 0; --i) p = kInverseFactorials[i] + r * p;
-    const auto power = (bits_as<Vec<std::int64_t>>(shifted) << 52) + 0x3ff0000000000000;
-    return p * bits_as<Vec<double>>(power);
+    const ExpParts<double> parts = exp_parts(z, clamped);
+    return (1.0 + parts.growth) * parts.power;
   }
-
- private:
-  static constexpr double kInverseFactorials[14] = {
-      1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
-      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
 // log(1 + a) for a >= 0, within 2 ulp: log(1 + a) = k ln 2 + 2 artanh(f / (2 + f)), where 1 + a = 2^k (1 + f).

@@ -66,9 +66,11 @@ PairSums<C> pair_sums(const PairBlock<Src>& block, const Terms& terms) {
     for (std::int64_t i = begin; i < end; i += kGroup<C>) {
       prefetch_group<C>(block.x + i);
       prefetch_group<C>(block.v + i);
+      const Both<C> x = load_both(block.x + i);
+      const Both<C> v = load_both(block.v + i);
       for (int k = 0; k < 2; ++k) {
         Vec<C>* sum = chain.sum + 3 * k;
-        terms(load(block.x + i + k * kLanes<C>), load(block.v + i + k * kLanes<C>), sum[0], sum[1], sum[2]);
+        terms(x.part[k], v.part[k], sum[0], sum[1], sum[2]);
       }
     }
     all.add(chain);

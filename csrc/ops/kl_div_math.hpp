@@ -63,16 +63,43 @@ struct Gap {
   Vec<C> lesser;    // e^-|u|
   Vec<C> missing;   // 1 - e^-|u|
 
-  Gap(Vec<C> u, const Exp<C>& exp) : size(magnitude<C>(u)) {
-    lesser = exp(-size, exponent);
-    missing = size < kNear<C> ? size - near_excess<C>(size) : static_cast<C>(1) - lesser;
+  explicit Gap(Vec<C> u) : size(magnitude<C>(u)) {
+    const ExpParts<C> parts = exp_parts(-size, exponent);
+    lesser = (static_cast<C>(1) + parts.growth) * parts.power;
+    missing = (static_cast<C>(1) - parts.power) - parts.power * parts.growth;
   }
 };
 
-// log of the greater of p and r, of which it has a share `own` in a mixture, over the mixture; `other` is 1 - own.
+// The greater of p and r, which has a share `own` in a mixture M, against M; `other` = 1 - own is that of the lesser.
 template <class C>
-inline Vec<C> greater_over_mixture(const Gap<C>& gap, Vec<C> own, Vec<C> other) {
-  return log1p(other * gap.missing / (own + other * gap.lesser));
+struct GreaterInMixture {
+  Vec<C> log;     // log(greater / M) >= 0
+  Vec<C> excess;  // log(greater / M) + M / greater - 1 >= 0
+};
+
+inline GreaterInMixture<double> greater_in_mixture(const Gap<double>& gap, Vec<double> own, Vec<double> other) {
+  const Vec<double> away = other * gap.missing;
+  const Vec<double> log = log1p(away / (own + other * gap.lesser));
+  return {.log = log, .excess = gap.size < kNear<double> ? near_excess<double>(log) : log - away};
+}
+
+// -log(M / greater) = k ln 2 + 2 artanh(s), where M / greater = 2^-k (1 - s) / (1 + s). For k = 0 what artanh(s) has
+// beyond s, and 1 - M / greater = 2 s / (1 + s), give the excess without a difference.
+inline GreaterInMixture<float> greater_in_mixture(const Gap<float>& gap, Vec<float> own, Vec<float> other) {
+  constexpr std::int32_t kRootHalf = 0x3f3504f3;  // the bits of sqrt(1/2)
+  const Vec<float> away = other * gap.missing;
+  const Vec<float> mixture = own + other * gap.lesser;
+  const Vec<std::int32_t> minus_k = (bits_as<Vec<std::int32_t>>(mixture) - kRootHalf) >> 23;
+  const Vec<float> near_one = mixture * bits_as<Vec<float>>((127 - minus_k) << 23);
+  const auto is_one = minus_k == 0;
+  const Vec<float> s = (is_one ? away : 1.0F - near_one) / (1.0F + near_one);
+  const Vec<float> y = s * s;
+  const Vec<float> tail = y * (1.0F / 3 + y * (1.0F / 5 + y * (1.0F / 7 + y * (1.0F / 9))));
+  const Vec<float> doubled = 2.0F * s;
+  const Vec<float> n = __builtin_convertvector(minus_k, Vec<float>);
+  // NOLINTNEXTLINE(modernize-use-std-numbers): ln 2 in two parts
+  const Vec<float> log = (doubled + (doubled * tail + n * 2.12194440e-4F)) - n * 0x1.63p-1F;
+  return {.log = log, .excess = is_one ? doubled * tail + s * away : log - away};
 }
 
 // (v - centre) / temperature for a centre that C need not hold.
@@ -122,11 +149,11 @@ class MixtureRatio {
  public:
   explicit MixtureRatio(double beta) : beta_(static_cast<C>(beta)), rest_(static_cast<C>(1.0 - beta)) {}
 
-  [[nodiscard]] Vec<C> operator()(Vec<C> l, const Exp<C>& exp) const {
-    const Gap<C> gap(l, exp);
+  [[nodiscard]] Vec<C> operator()(Vec<C> l) const {
+    const Gap<C> gap(l);
     const auto below = l < C{};
     const Vec<C> by_greater =
-        greater_over_mixture<C>(gap, below ? splat(rest_) : splat(beta_), below ? splat(beta_) : splat(rest_));
+        greater_in_mixture(gap, below ? splat(rest_) : splat(beta_), below ? splat(beta_) : splat(rest_)).log;
     return below ? by_greater + gap.exponent : by_greater;
   }
 

@@ -58,16 +58,13 @@ class MixtureSummer {
       const auto below = l < C{};
       Vec<C> exponent;
       const Vec<C> greater = exp(below ? log_r : log_p, exponent);
-      const Gap<C> gap(l, exp);
-      const auto near = gap.size < kNear<C>;
+      const Gap<C> gap(l);
       const Vec<C> own = below ? splat(rest_) : splat(beta_);
       const Vec<C> other = below ? splat(beta_) : splat(rest_);
-      const Vec<C> by_greater = greater_over_mixture<C>(gap, own, other);
+      const auto [by_greater, of_greater] = greater_in_mixture(gap, own, other);
       const Vec<C> by_lesser = by_greater + gap.exponent;
-      const Vec<C> away = other * gap.missing;  // of M from the greater
-      const Vec<C> of_greater = near ? near_excess<C>(by_greater) : by_greater - away;
       const Vec<C> of_lesser =
-          near ? gap.lesser * near_excess<C>(by_lesser) : gap.lesser * by_lesser + own * gap.missing;
+          gap.size < kNear<C> ? gap.lesser * near_excess<C>(by_lesser) : gap.lesser * by_lesser + own * gap.missing;
       divergences += greater * (own * of_greater + other * of_lesser);
       const Vec<C> p = below ? greater * gap.lesser : greater;
       masses += p;

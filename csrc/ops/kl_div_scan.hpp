@@ -36,9 +36,11 @@ PairExtremes<C> extremes(const PairBlock<Src>& block) {
   for (auto& lanes : top) lanes = splat(static_cast<C>(-HUGE_VAL));
   for (auto& lanes : bottom) lanes = splat(static_cast<C>(-HUGE_VAL));  // of the negative
   for (std::int64_t i = 0; i < block.n; i += kGroup<C>) {
+    const Both<C> xs = load_both(block.x + i);
+    const Both<C> vs = load_both(block.v + i);
     for (int k = 0; k < 2; ++k) {
-      const Vec<C> x = load(block.x + i + k * kLanes<C>);
-      const Vec<C> v = load(block.v + i + k * kLanes<C>);
+      const Vec<C> x = xs.part[k];
+      const Vec<C> v = vs.part[k];
       top[k] = max_or_second<C>(x, top[k]);
       top[2 + k] = max_or_second<C>(v, top[2 + k]);
       bottom[0] = max_or_second<C>(-x, bottom[0]);

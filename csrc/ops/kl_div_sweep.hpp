@@ -85,7 +85,7 @@ class MixtureGradient {
     const Vec<C> l = log_ratio<C>((delta_of<C, Scaled>(x, v, temperature_) - pivot_) - shift_, log_p, log_r_(v));
     Vec<C> exponent;
     const Vec<C> p = exp_(log_p, exponent);
-    return scale_ * p * (ratio_(l, exp_) - centre_);
+    return scale_ * p * (ratio_(l) - centre_);
   }
 
  private:
@@ -108,6 +108,12 @@ void sweep_pairs(const T* x, const T* v, T* gradient, std::int64_t classes, cons
     return first == static_cast<C>(-HUGE_VAL) ? Vec<C>{} : rule(first, second);
   };
   std::int64_t i = 0;
+  for (; i + kGroup<C> <= classes; i += kGroup<C>) {
+    Both<C> both = load_both(x + i);
+    const Both<C> second = load_both(v + i);
+    for (int k = 0; k < 2; ++k) both.part[k] = at(both.part[k], second.part[k]);
+    store_both(both, gradient + i);
+  }
   for (; i + kLanes<C> <= classes; i += kLanes<C>) store(at(load(x + i), load(v + i)), gradient + i);
   if (i == classes) return;
   T first[kLanes<C>] = {};

@@ -70,7 +70,11 @@ C block_max(const Src* x, std::int64_t n) {
   for (auto& lanes : top) lanes = splat(static_cast<C>(-HUGE_VAL));
   std::int64_t i = 0;
   for (; i + 2 * kGroup<C> <= n; i += 2 * kGroup<C>) {
-    for (int k = 0; k < 4; ++k) top[k] = max_or_second<C>(load(x + i + k * kLanes<C>), top[k]);
+    for (int k = 0; k < 2; ++k) {
+      const Both<C> both = load_both(x + i + k * kGroup<C>);
+      top[2 * k] = max_or_second<C>(both.part[0], top[2 * k]);
+      top[2 * k + 1] = max_or_second<C>(both.part[1], top[2 * k + 1]);
+    }
   }
   for (; i < n; i += kLanes<C>) top[0] = max_or_second<C>(load(x + i), top[0]);
   return lane_max<C>(max_or_second<C>(max_or_second<C>(top[0], top[1]), max_or_second<C>(top[2], top[3])));
@@ -113,8 +117,9 @@ void add_groups(const Src* x, std::int64_t n, C largest, const LogitTransform& t
     const std::int64_t end = begin + kChain < n ? begin + kChain : n;
     for (std::int64_t i = begin; i < end; i += kStep) {
       prefetch_group<C>(x + i);
+      const Both<C> both = load_both(x + i);
       for (int k = 0; k < 2; ++k) {
-        Vec<C> z = load(x + i + k * kLanes<C>) - largest;
+        Vec<C> z = both.part[k] - largest;
         if constexpr (Scaled) z = temperature.divide(z);
         const Vec<C> e = exp(z, z);
         chain.s[k] += e;

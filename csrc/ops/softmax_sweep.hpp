@@ -53,6 +53,11 @@ void sweep_elements(const T* x, T* gradient, std::int64_t classes, const Gradien
     }
   };
   std::int64_t i = 0;
+  for (; i + kGroup<C> <= classes; i += kGroup<C>) {
+    Both<C> both = load_both(x + i);
+    for (auto& part : both.part) part = at(part);
+    store_both(both, gradient + i);
+  }
   for (; i + kLanes<C> <= classes; i += kLanes<C>) store(at(load(x + i)), gradient + i);
   if (i == classes) return;
   T rest[kLanes<C>] = {};
