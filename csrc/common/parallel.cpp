@@ -16,6 +16,22 @@
 namespace fluxcore::detail {
 namespace {
 
+// Calls in a row find the pool's threads awake, and the caller those that are about to end: waking one through the
+// system takes tens of microseconds, on a virtual machine more, which is what a small op takes in all.
+constexpr int kSpins = 2000;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+// Until `holds` does, but not for long.
+template <class Condition>
+void spin_until(const Condition& holds) {
+  for (int i = 0; i < kSpins && !holds(); ++i) pause();
+}
+
 // One parallel_for. The caller waits until nobody holds it, so it lives on the caller's stack.
 struct Job {
   Job(std::int64_t of, std::int64_t by, RangeTask body, const void* with)
@@ -26,8 +42,8 @@ struct Job {
   const RangeTask task;
   const void* const context;
   std::atomic<std::int64_t> next = 0;
-  int wanted = 0;   // pool threads that may still join; guarded by the pool's mutex
-  int working = 0;  // pool threads inside; guarded by the pool's mutex
+  int wanted = 0;                // pool threads that may still join; guarded by the pool's mutex
+  std::atomic<int> working = 0;  // pool threads inside; changed under the pool's mutex
   std::exception_ptr error;
   std::mutex error_mutex;
 
@@ -59,9 +75,11 @@ class Pool {
       while (started_ < wanted) start_thread();
       job.wanted = helpers;
       jobs_.push_back(&job);
+      pushed_.fetch_add(1, std::memory_order_relaxed);
     }
     for (int i = 0; i < helpers; ++i) work_.notify_one();
     job.work();
+    spin_until([&] { return job.working.load(std::memory_order_relaxed) == 0; });
     std::unique_lock lock(mutex_);
     std::erase(jobs_, &job);
     idle_.wait(lock, [&] { return job.working == 0; });
@@ -75,8 +93,8 @@ class Pool {
 
   void serve() {
     std::unique_lock lock(mutex_);
+    const auto open = [](const Job* job) { return job->wanted > 0; };
     for (;;) {
-      const auto open = [](const Job* job) { return job->wanted > 0; };
       auto found = jobs_.end();
       work_.wait(lock, [&] { return (found = std::ranges::find_if(jobs_, open)) != jobs_.end(); });
       Job& job = **found;
@@ -86,6 +104,12 @@ class Pool {
       job.work();
       lock.lock();
       if (--job.working == 0) idle_.notify_all();
+      if (std::ranges::none_of(jobs_, open)) {
+        const std::uint64_t seen = pushed_.load(std::memory_order_relaxed);
+        lock.unlock();
+        spin_until([&] { return pushed_.load(std::memory_order_relaxed) != seen; });
+        lock.lock();
+      }
     }
   }
 
@@ -93,6 +117,7 @@ class Pool {
   std::condition_variable work_;
   std::condition_variable idle_;
   std::deque<Job*> jobs_;
+  std::atomic<std::uint64_t> pushed_ = 0;  // jobs so far
   int started_ = 0;
 };
 
