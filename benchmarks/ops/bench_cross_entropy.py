@@ -79,14 +79,14 @@ def smallest(x: Tensor, target: Tensor) -> Tensor:
 
 
 def liger(gradient: bool, device: torch.device) -> Callable[..., Answer]:
-    make = rivals.from_package("liger_kernel", "liger_kernel.transformers", "LigerCrossEntropyLoss")
     rivals.needs_cuda(device)
+    make = rivals.from_package("liger_kernel", "liger_kernel.transformers", "LigerCrossEntropyLoss")
     return rivals.OnACopy(make(), gradient)
 
 
 def quack(device: torch.device) -> rivals.Loss:
-    loss = rivals.from_package("quack", "quack.cross_entropy", "cross_entropy")
     rivals.needs_cuda(device)
+    loss = rivals.from_package("quack", "quack.cross_entropy", "cross_entropy")
     return partial(loss, reduction="mean")
 
 

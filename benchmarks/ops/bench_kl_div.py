@@ -77,8 +77,8 @@ def trl() -> rivals.Loss:
 
 
 def liger(gradient: bool, device: torch.device) -> rivals.Loss:
-    make = rivals.from_package("liger_kernel", "liger_kernel.transformers", "LigerKLDIVLoss")
     rivals.needs_cuda(device)
+    make = rivals.from_package("liger_kernel", "liger_kernel.transformers", "LigerKLDIVLoss")
     if gradient:
         raise CannotRunError("its divergence has no gradient by the first distribution")
     loss = make(reduction="batchmean", log_target=True)

@@ -60,7 +60,7 @@ def from_package(package: str, module: str, name: str) -> Callable[..., object]:
 
 
 def needs_cuda(device: torch.device) -> None:
-    """For rivals whose kernels are written for GPUs."""
+    """For rivals whose kernels are written for GPUs; asked first, since elsewhere it does not help to install them."""
     if device.type != "cuda":
         raise CannotRunError("its kernels need a CUDA device")
 
