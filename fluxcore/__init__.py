@@ -7,6 +7,7 @@ from fluxcore.backends import backend
 from fluxcore.explanation import explain
 from fluxcore.ops._linear_schedule import LinearOptions
 from fluxcore.ops.cross_entropy import cross_entropy
+from fluxcore.ops.gae import gae
 from fluxcore.ops.kl_div import kl_div
 from fluxcore.ops.kth_magnitude import kth_magnitude
 from fluxcore.ops.linear_cross_entropy import linear_cross_entropy
@@ -31,6 +32,7 @@ __all__ = [
     "cross_entropy",
     "entropy_from_logits",
     "explain",
+    "gae",
     "kl_div",
     "kth_magnitude",
     "linear_cross_entropy",

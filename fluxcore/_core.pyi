@@ -271,6 +271,27 @@ def ortho_adamw(
     threads: int,
     isa: str = "",
 ) -> None: ...
+def gae(
+    rewards: int,
+    values: int,
+    dtype: str,
+    dones: int,
+    dones_are_bytes: bool,
+    bootstrap: int,
+    mask: int,
+    ratio: int,
+    outer: int,
+    steps: int,
+    inner: int,
+    gamma: float,
+    lam: float,
+    rho_clip: float,
+    c_clip: float,
+    advantages: int,
+    returns: int,
+    threads: int,
+    isa: str = "",
+) -> None: ...
 def kl_div_fwd(
     x: int,
     ref: int,

@@ -7,6 +7,7 @@ namespace fluxcore::python {
 
 void bind_common(pybind11::module_& module);
 void bind_cross_entropy(pybind11::module_& module);
+void bind_gae(pybind11::module_& module);
 void bind_kl_div(pybind11::module_& module);
 void bind_loader(pybind11::module_& module);
 void bind_order(pybind11::module_& module);

@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, module) {
   fluxcore::python::bind_softmax_stats(module);
   fluxcore::python::bind_cross_entropy(module);
   fluxcore::python::bind_kl_div(module);
+  fluxcore::python::bind_gae(module);
 }

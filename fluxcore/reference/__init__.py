@@ -17,6 +17,7 @@ from fluxcore.reference.cross_entropy import (
     stablemax_weight,
     sum_of_rows,
 )
+from fluxcore.reference.gae import gae
 from fluxcore.reference.kl_div import Pair, kl_div, kl_div_grad, kl_state, kl_total, paired, row_divergence
 from fluxcore.reference.softmax_stats import (
     RowState,
@@ -38,6 +39,7 @@ __all__ = [
     "cross_entropy_grad",
     "cross_entropy_rows",
     "dead_and_invalid_rows",
+    "gae",
     "kl_div",
     "kl_div_grad",
     "kl_state",
