@@ -119,15 +119,15 @@ def by_logits(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def liger(device: torch.device) -> Loss:
-    make = rivals.from_package("liger_kernel", "liger_kernel.transformers", "LigerFusedLinearCrossEntropyLoss")
     rivals.needs_cuda(device)
+    make = rivals.from_package("liger_kernel", "liger_kernel.transformers", "LigerFusedLinearCrossEntropyLoss")
     loss = make()
     return lambda hidden, weight, target: loss(weight, hidden, target)  # type: ignore[operator]
 
 
 def cut_cross_entropy(device: torch.device) -> Loss:
-    loss = rivals.from_package("cut_cross_entropy", "cut_cross_entropy", "linear_cross_entropy")
     rivals.needs_cuda(device)
+    loss = rivals.from_package("cut_cross_entropy", "cut_cross_entropy", "linear_cross_entropy")
     return loss  # type: ignore[return-value]
 
 
