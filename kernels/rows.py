@@ -153,8 +153,9 @@ def tanh_parts(v):
     z = -2 * tl.abs(v)
     e = exp(z)
     if v.dtype != tl.float64:  # the rounding of z * log2(e), which `exp` leaves to the result
-        power = z * LOG2_E
-        e += e * 0.6931471805599453 * (tl.fma(z, LOG2_E, -power) + z * LOG2_E_REST)
+        bounded = tl.maximum(z, -256.0)  # e is 0 long before, and inf - inf would be NaN
+        power = bounded * LOG2_E
+        e += e * 0.6931471805599453 * (tl.fma(bounded, LOG2_E, -power) + bounded * LOG2_E_REST)
     tail = 4 * e / ((1 + e) * (1 + e))
     w = v * v
     if v.dtype == tl.float64:

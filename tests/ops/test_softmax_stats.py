@@ -44,6 +44,23 @@ def test_temperature_and_softcap(options, dtype, device):
     assert_all_accurate(logits, target, top_k=3, **options)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_softcap_bounds_minus_infinity_too(dtype, device):
+    logits = torch.randn(3, 70, device=device).to(dtype)
+    logits[0, 5] = logits[1, :] = logits[2, ::2] = -torch.inf
+    bounded, target = logits.clamp(min=-1e4), torch.tensor([5, 5, 6], device=device)
+    options = {"outputs": ALL[:-1], "top_k": 3, "softcap": 20.0}
+    results = [softmax_stats(x.requires_grad_(), target, **options) for x in (logits, bounded)]
+    for name in ALL[:-1]:
+        assert torch.equal(*(getattr(result, name) for result in results))
+    gradients = [
+        torch.autograd.grad(sum(getattr(result, name).sum() for name in ALL[:-1]), x)[0]
+        for result, x in zip(results, (logits, bounded), strict=True)
+    ]
+    assert torch.equal(*gradients)
+    assert gradients[0].isfinite().all()
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0, -100.0, 1e4, -1e4])
 def test_a_common_offset_costs_no_accuracy(offset, device):
     logits = torch.randn(11, 777, device=device) + offset
