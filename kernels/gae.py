@@ -36,21 +36,31 @@ def compose_with_values(k1, e1, b1, f1, v1, k2, e2, b2, f2, v2):
     )
 
 
-@triton.jit(do_not_specialize=["T", "count"])
+@triton.jit(do_not_specialize=["T", "inner", "width", "groups"])
 def gae_kernel(
     rewards_ptr, values_ptr, dones_ptr, bootstrap_ptr, mask_ptr, ratio_ptr, advantages_ptr, returns_ptr,
-    T, inner, count, gamma: tl.float64, decay: tl.float64, rho_clip: tl.float64, c_clip: tl.float64,
-    MASKED: tl.constexpr, RATIO: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
+    T, inner, width, groups, gamma: tl.float64, decay: tl.float64, rho_clip: tl.float64, c_clip: tl.float64,
+    TIME_LAST: tl.constexpr, MASKED: tl.constexpr, RATIO: tl.constexpr, ROWS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     # Advantages and returns of each row.
     #
     #   rewards, values, dones, mask (bytes), ratio, advantages, returns [outer, T, inner], contiguous
-    #   bootstrap [outer, inner], of count = outer inner rows      grid (row groups of ROWS,)
-    #   reads and writes all of them once; mask and ratio are unused without MASKED and RATIO
-    rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
-    live = rows < count
-    rows = tl.minimum(rows, count - 1)
-    begin = rows // inner * T * inner + rows % inner
+    #   bootstrap [outer, inner]     grid (groups of ROWS rows in slabs,)     reads and writes all of them once
+    #
+    # TIME_LAST: inner is 1, and the rows of all slabs stand side by side, `width` of them; else those of one slab.
+    # mask and ratio are unused without MASKED and RATIO.
+    column = tl.program_id(0) % groups * ROWS + tl.arange(0, ROWS)
+    live = column < width
+    column = tl.minimum(column, width - 1).to(tl.int64)
+    slab = (tl.program_id(0) // groups).to(tl.int64)
+    if TIME_LAST:
+        rows = column
+        begin = rows * T
+        stride = 1
+    else:
+        rows = slab * inner + column
+        begin = slab * T * inner + column
+        stride = inner
     wide = bootstrap_ptr.dtype.element_ty
     next_value = tl.load(bootstrap_ptr + rows)
     advantage = tl.zeros([ROWS], wide)
@@ -60,7 +70,7 @@ def gae_kernel(
     for tile in range((T + STEPS - 1) // STEPS - 1, -1, -1):
         t = tile * STEPS + step
         inside = live[:, None] & (t < T)[None, :]
-        places = begin[:, None] + t[None, :].to(tl.int64) * inner
+        places = begin[:, None] + t[None, :].to(tl.int64) * stride
         r = widen(tl.load(rewards_ptr + places, mask=inside, other=0.0))
         value = widen(tl.load(values_ptr + places, mask=inside, other=0.0))
         n = 1 - tl.load(dones_ptr + places, mask=inside, other=0).to(wide)
@@ -82,7 +92,7 @@ def gae_kernel(
             found = times(k, advantage[:, None]) + (times(e, next_value[:, None]) + b)
             found_value = times(f, next_value[:, None]) + v
         else:
-            after = tl.load(values_ptr + places + inner, mask=inside & (t + 1 < T)[None, :], other=0.0)
+            after = tl.load(values_ptr + places + stride, mask=inside & (t + 1 < T)[None, :], other=0.0)
             after = tl.where((t + 1 < T)[None, :], widen(after), next_value[:, None])
             k = tl.where(inside, d * n * c, 1.0)
             b = tl.where(inside, rho * ((r + g * times(n, after)) - value), 0.0)
@@ -113,15 +123,17 @@ def launch_gae(
 ) -> None:
     """Fill `advantages` and `returns` [outer, T, inner] from contiguous tensors; `mask` is bytes, `dones` may be."""
     outer, T, inner = rewards.shape
-    count = outer * inner
-    if count == 0 or T == 0:
+    if rewards.numel() == 0:
         return
+    time_last = inner == 1
+    width, slabs = (outer, 1) if time_last else (inner, outer)
     # Neighbours in memory stand side by side: steps of a row, or rows of a step.
-    steps = min(256 if inner == 1 else 32, triton.next_power_of_2(T))
-    rows = min(TILE // steps // (2 if rewards.dtype == torch.float64 else 1), triton.next_power_of_2(count))
+    steps = min(256 if time_last else 32, triton.next_power_of_2(T))
+    rows = min(TILE // steps // (2 if rewards.dtype == torch.float64 else 1), triton.next_power_of_2(width))
+    groups = triton.cdiv(width, rows)
     with on_device(rewards):
-        gae_kernel[(triton.cdiv(count, rows),)](
+        gae_kernel[(groups * slabs,)](
             rewards, values, dones, bootstrap, rewards if mask is None else mask, rewards if ratio is None else ratio,
-            advantages, returns, T, inner, count, gamma, gamma * lam, rho_clip, c_clip,
+            advantages, returns, T, inner, width, groups, gamma, gamma * lam, rho_clip, c_clip, TIME_LAST=time_last,
             MASKED=mask is not None, RATIO=ratio is not None, ROWS=rows, STEPS=steps, num_warps=NUM_WARPS,
         )  # fmt: skip

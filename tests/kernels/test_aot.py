@@ -32,6 +32,7 @@ REPRESENTATIVE = [
     "cross_entropy_fwd/split-50304/fp64/plain+gradient:sm_100",
     *(f"ortho_adamw/loop/fp32/update:{arch}" for arch in ("sm_90", "gfx942")),
     "prune_apply/tiles/bf16/noise:sm_90",
+    "gae/rows-time-last/fp32/mask+ratio:sm_90",
     "prune_select/tiles/fp32/magnitude:sm_90",
 ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from fluxcore.kernels.cross_entropy import launch_cross_entropy_bwd, launch_cross_entropy_fwd
+from fluxcore.kernels.gae import launch_gae
 from fluxcore.kernels.kl_div import launch_kl_div_fwd
 from fluxcore.kernels.kl_div_gradient import launch_kl_div_bwd
 from fluxcore.kernels.ortho import CHUNK, AdamOptions, OrthoRow, launch_ortho_adamw, launch_orthogonalize
@@ -91,6 +92,17 @@ def kl_div(
         launch_kl_div_bwd(rows, logits, ref_logits, weight, state, totals, *options, gradient)
     else:
         launch_kl_div_fwd(logits, ref_logits, weight, *options, rows, state, totals)
+
+
+def gae(dtype: torch.dtype, shape: tuple[int, int, int], *, corrected: bool) -> None:
+    """Launch the recursion over [outer, T, inner], plain or with a mask and importance weights."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    rewards, values = (torch.empty(shape, dtype=dtype) for _ in range(2))
+    advantages, returns, ratio = (torch.empty(shape, dtype=wide) for _ in range(3))
+    dones, mask = (torch.empty(shape, dtype=torch.uint8) for _ in range(2))
+    bootstrap = torch.empty(shape[0], shape[2], dtype=wide)
+    corrections = (mask, ratio) if corrected else (None, None)
+    launch_gae(rewards, values, dones, bootstrap, *corrections, 0.99, 0.95, 1.0, 1.0, advantages, returns)
 
 
 def ortho(*, adam: bool, update: bool = False) -> None:
@@ -184,6 +196,12 @@ CASES = (
         "ortho_adamw/loop/fp32/gradient": partial(ortho, adam=True),
         "ortho_adamw/loop/fp32/update": partial(ortho, adam=True, update=True),
         "orthogonalize/loop/fp32/gradient": partial(ortho, adam=False),
+    }
+    | {
+        f"gae/rows-{layout}/{dtype}/{variant}": partial(gae, _DTYPES[dtype], shape, corrected=variant != "plain")
+        for (layout, shape), dtype, variant in product(
+            {"time-last": (64, 2048, 1), "time-first": (1, 2048, 64)}.items(), _DTYPES, ("plain", "mask+ratio")
+        )
     }
     | {f"prune_select/tiles/{dtype}/{kind}": partial(prune_select, _DTYPES[dtype], kind) for dtype, kind in _SELECTED}
     | {
