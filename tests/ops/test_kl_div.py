@@ -36,7 +36,7 @@ def textbook(logits, ref_logits, direction, beta=0.5):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_values_and_gradients(dtype, direction, device):
     values = []
-    for shape in [(1, 1), (40, 2), (4, 9, 65), (20, 257), (10, 2500), (5, 8193)]:
+    for shape in [(1, 1), (40, 2), (4, 9, 65), (20, 257), (6, 2500), (3, 8193)]:
         logits, ref_logits = ((3 * torch.randn(shape, device=device)).to(dtype) for _ in "ab")
         options = {"direction": direction, "beta": 0.3, "temperature": 0.8}
         ours, our_gradient = rows_and_gradient(kl_div, logits, ref_logits, reduction="none", **options)
