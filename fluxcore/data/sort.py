@@ -57,10 +57,9 @@ def sort(
         dst: folder to write; new, or what an earlier call left or finished.
         column: name of a score.
         descending: highest first; ties stand as they do when ascending.
-        memory_bytes: what may be allocated beyond what the process holds; the system's allocator may keep back a few
-            megabytes more, whatever this is. The chunks are then sorted in partitions, for which `dst` takes 30 bytes
-            a chunk more meanwhile, and are read in sweeps through `src` rather than at random. None: keys and columns
-            of all chunks are held, about 100 bytes each, and no payload.
+        memory_bytes: what may be allocated beyond what the process holds. The chunks are then sorted in partitions, for
+            which `dst` takes 30 bytes a chunk more meanwhile, and are read in sweeps through `src` rather than at
+            random. None: keys and columns of all chunks are held, about 100 bytes each, and no payload.
         shard_bytes: size at which a new shard is begun.
         progress: called with (chunks done, chunks in all); those done by an earlier run count.
     Raises:

@@ -75,12 +75,13 @@ def divide_memory(ds: Dataset, columns: Iterable[str], memory_bytes: int, *, sha
 
 
 def _divide(chunks: int, payload: int, row: int, memory_bytes: int) -> SortMemory | None:
-    """One part in eight for batches, half for a partition or for keys, each in its turn; the rest stays free.
+    """One part in eight for batches, a third for a partition or a quarter for keys, each in its turn; the rest
+    stays free, for what the allocator keeps back.
 
     None where it is too little.
     """
     memory = SortMemory(
-        partition=memory_bytes // 2 // row,
+        partition=memory_bytes // 3 // row,
         run=memory_bytes // 4 // _RUN_BYTES,
         batch=max(1, min(memory_bytes // 8, _MAX_BATCH_BYTES) // (2 * payload)),
         samples=memory_bytes // 4 // (3 * RECORD.itemsize),
