@@ -1,5 +1,6 @@
 """Token shards: write them, open them, and stream them in an exact order."""
 
+from fluxcore.data.autocurriculum import Autocurriculum, Difficulty
 from fluxcore.data.batch import Batch, BatchMeta, Explanation
 from fluxcore.data.dataset import Dataset, open  # noqa: A004
 from fluxcore.data.interchange import ConvertReport, ExportReport, convert, export
@@ -12,11 +13,13 @@ from fluxcore.data.verify import VerifyReport
 from fluxcore.data.writer import ShardWriter
 
 __all__ = [
+    "Autocurriculum",
     "Batch",
     "BatchMeta",
     "ColumnInfo",
     "ConvertReport",
     "Dataset",
+    "Difficulty",
     "Explanation",
     "ExportReport",
     "Filter",
