@@ -7,7 +7,7 @@ all others. Rates count the bytes that the op must move, so that a contender whi
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -19,6 +19,7 @@ from fluxcore.tracing import peak_bytes
 
 Answer = Mapping[str, Tensor]
 OURS = "fluxcore"
+TURNS = 5
 
 
 class Floor(Enum):
@@ -127,8 +128,7 @@ def run_contender(
     facts = facts | {"contender": name, "status": status}
     if call is None:
         return Row(**facts)
-    floor_times = time_call(floor, device, budget_s / 4)
-    times = time_call(lambda: call(*inputs), device, budget_s)
+    times, floor_times = time_in_turns([(lambda: call(*inputs), budget_s), (floor, budget_s / 4)], device)
     peak_mb = peak_memory_mb(lambda: call(*inputs), device)
     measured = figures(case, times, floor_times, floor_bytes(case, inputs[0]))
     expected_ms = case.expected_ms[name]() if name in case.expected_ms else None
@@ -180,9 +180,22 @@ def check_answer(answer: Answer, truth: Answer, tolerance: float) -> str | None:
 
 def time_call(call: Callable[[], object], device: torch.device, budget_s: float) -> list[float]:
     """Seconds of single calls, sorted: as many as fit the budget, at least 5 and at most 200, after a warm-up."""
+    return time_in_turns([(call, budget_s)], device)[0]
+
+
+def time_in_turns(calls: Sequence[tuple[Callable[[], object], float]], device: torch.device) -> list[list[float]]:
+    """As `time_call` for each call and its budget, in turns: a machine whose speed drifts slows them all alike."""
     timed = _time_cuda if device.type == "cuda" else _time_cpu
-    first = max(timed(call), timed(call), 1e-7)
-    return sorted(timed(call) for _ in range(min(200, max(5, math.ceil(budget_s / first)))))
+    counts = []
+    for call, budget_s in calls:
+        first = max(timed(call), timed(call), 1e-7)
+        counts.append(min(200, max(TURNS, math.ceil(budget_s / first))))
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(TURNS):
+        for (call, _), count, found in zip(calls, counts, times, strict=True):
+            now = count * (turn + 1) // TURNS - count * turn // TURNS
+            found.extend(timed(call) for _ in range(now))
+    return [sorted(found) for found in times]
 
 
 def _time_cpu(call: Callable[[], object]) -> float:

@@ -51,8 +51,8 @@ inline ExpParts<double> exp_parts(Vec<double> z, Vec<double>& clamped) {
 
 // e^z for z <= 0; exactly 1 at 0, exactly 0 from -88 (float) or -709 (double) down to -inf; NaN stays.
 // `clamped` receives max(z, that bound), which is finite where z is not NaN, so that products with the result are 0,
-// not NaN. Within 1 ulp of float down to z = -20 and 2 ulp below. No result is subnormal but for z within 0.7 of the
-// bound.
+// not NaN. Within 1 ulp without a table; with one, within 2 ulp of float down to z = -8, 3 down to -20 and 6 at the
+// bound, a tenth of what the rounding of such a z costs. No result is subnormal but for z within 0.7 of the bound.
 template <class C>
 class Exp;
 
@@ -75,12 +75,34 @@ class Exp<float> {
     const auto k = bits_as<__m512i>(shifted);
     const __m512i entry = _mm512_permutex2var_epi32(low_, k, high_);
     const auto scale = bits_as<Vec<float>>(_mm512_add_epi32(entry, _mm512_slli_epi32(k, 18)));
-    return scale * (1.0F + r * (1.00001495F + r * 0.500001153F));
+    return scale + scale * (r * (1.00001495F + r * 0.500001153F));
   }
 
  private:
   __m512i low_ = _mm512_load_si512(kExp2Table);
   __m512i high_ = _mm512_load_si512(kExp2Table + 16);
+};
+#elif defined(__AVX2__)
+// bits(2^(j/8)) - (j << 20): adding (k << 20) to entry k mod 8 gives the bits of 2^(k/8).
+alignas(32) inline constexpr std::int32_t kExp2Table[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                                           0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
+// 2^(j/8) from a table held in a register, then a cubic: three products fewer than a polynomial alone.
+template <>
+class Exp<float> {
+ public:
+  Vec<float> operator()(Vec<float> z, Vec<float>& clamped) const {
+    clamped = max_or_second<float>(splat(-88.0296919F), z);                       // -127 ln 2
+    const Vec<float> shifted = clamped * 11.5415603F + kRoundMagic<float>;        // 8 / ln 2
+    const Vec<float> r = clamped - (shifted - kRoundMagic<float>)*0.0866433976F;  // ln 2 / 8, within 3e-10 of it
+    const auto k = bits_as<__m256i>(shifted);
+    const __m256i entry = _mm256_permutevar8x32_epi32(table_, k);
+    const auto scale = bits_as<Vec<float>>(_mm256_add_epi32(entry, _mm256_slli_epi32(k, 20)));
+    return scale + scale * (r + r * r * (0.500064472F + r * 0.166668584F));
+  }
+
+ private:
+  __m256i table_ = _mm256_load_si256(reinterpret_cast<const __m256i*>(kExp2Table));
 };
 #else
 template <>

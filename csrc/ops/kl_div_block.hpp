@@ -64,8 +64,8 @@ PairSums<C> pair_sums(const PairBlock<Src>& block, const Terms& terms) {
     PairSums<C> chain;
     const std::int64_t end = begin + PairSums<C>::kChain < block.n ? begin + PairSums<C>::kChain : block.n;
     for (std::int64_t i = begin; i < end; i += kGroup<C>) {
-      prefetch_group<C>(block.x + i);
-      prefetch_group<C>(block.v + i);
+      prefetch_group<C>(block.x + block.n + i);
+      prefetch_group<C>(block.v + block.n + i);
       const Both<C> x = load_both(block.x + i);
       const Both<C> v = load_both(block.v + i);
       for (int k = 0; k < 2; ++k) {

@@ -17,7 +17,7 @@ namespace fluxcore::FLUXCORE_ISA {
 inline constexpr std::int64_t kBlock =
     2048;  // elements: 8 KiB of float, a quarter of the smallest L1 with the next block
 template <class C>
-inline constexpr int kGroup = 2 * kLanes<C>;  // elements an iteration: two chains of sums hide the latency of addition
+inline constexpr int kGroup = 2 * kLanes<C>;  // elements an iteration: what load_both reads
 
 template <class C>
 inline constexpr C kLowest = sizeof(C) == 4 ? static_cast<C>(-0x1.fffffep127) : static_cast<C>(-0x1.fffffffffffffp1023);
@@ -80,74 +80,81 @@ C block_max(const Src* x, std::int64_t n) {
   return lane_max<C>(max_or_second<C>(max_or_second<C>(top[0], top[1]), max_or_second<C>(top[2], top[3])));
 }
 
-// Asks for the lines of the block after this one, while this one is computed.
-template <class C, class Src>
-inline void prefetch_group(const Src* x) {
-  const char* ahead = reinterpret_cast<const char*>(x + kBlock);
-  for (std::size_t line = 0; line < kGroup<C> * sizeof(Src); line += 64) __builtin_prefetch(ahead + line);
+// Whole groups of c, in the row or copied from it, and the elements of the row that come after them.
+template <class Src, class T>
+struct Block {
+  const Src* x;
+  std::int64_t n;
+  const T* next;
+};
+
+// Asks for the lines of the next block that a group's place in this one stands for, while this one is computed.
+template <class C, class T>
+inline void prefetch_group(const T* next) {
+  const char* ahead = reinterpret_cast<const char*>(next);
+  for (std::size_t line = 0; line < kGroup<C> * sizeof(T); line += 64) __builtin_prefetch(ahead + line);
 }
 
-// Sums over two vectors at a time.
+// One chain of sums a moment: an exponential takes longer than an addition, and registers are short.
 template <class C>
 struct VectorSums {
-  Vec<C> s[2] = {};
-  Vec<C> t[2] = {};
-  Vec<C> q[2] = {};
+  Vec<C> s = {};
+  Vec<C> t = {};
+  Vec<C> q = {};
 
   void operator+=(const VectorSums& other) {
-    for (int k = 0; k < 2; ++k) {
-      s[k] += other.s[k];
-      t[k] += other.t[k];
-      q[k] += other.q[k];
-    }
+    s += other.s;
+    t += other.t;
+    q += other.q;
   }
 };
 
 // Takes one group in `Every`.
-template <int Moments, bool Scaled, int Every, class C, class Src>
-void add_groups(const Src* x, std::int64_t n, C largest, const LogitTransform& transform, C centre, Sums& sums) {
-  // Elements added up before they join the block's sums: short chains keep the rounding of equal terms from piling up.
+template <int Moments, bool Scaled, int Every, class C, class Src, class T>
+void add_groups(const Block<Src, T>& block, C largest, const LogitTransform& transform, C centre, Sums& sums) {
+  // Elements added up before they join the block's sums: short chains keep the rounding of equal terms from piling up,
+  // those a lane adds and their number alike.
   constexpr std::int64_t kStep = Every * kGroup<C>;
-  constexpr std::int64_t kChain = 16 * kStep;
+  constexpr std::int64_t kChain = (kLanes<C> < 4 ? 16 : 8) * kStep;
   const Exp<C> exp;
   const Temperature<C> temperature(transform);
-  VectorSums<C> block;
-  for (std::int64_t begin = 0; begin < n; begin += kChain) {
+  VectorSums<C> total;
+  for (std::int64_t begin = 0; begin < block.n; begin += kChain) {
     VectorSums<C> chain;
-    const std::int64_t end = begin + kChain < n ? begin + kChain : n;
+    const std::int64_t end = begin + kChain < block.n ? begin + kChain : block.n;
     for (std::int64_t i = begin; i < end; i += kStep) {
-      prefetch_group<C>(x + i);
-      const Both<C> both = load_both(x + i);
+      prefetch_group<C>(block.next + i);
+      const Both<C> both = load_both(block.x + i);
       for (int k = 0; k < 2; ++k) {
         Vec<C> z = both.part[k] - largest;
         if constexpr (Scaled) z = temperature.divide(z);
         const Vec<C> e = exp(z, z);
-        chain.s[k] += e;
-        if constexpr (Moments == 1) chain.t[k] += z * e;
+        chain.s += e;
+        if constexpr (Moments == 1) chain.t += z * e;
         if constexpr (Moments == 2) {
           const Vec<C> u = z - centre;
           const Vec<C> ue = u * e;
-          chain.t[k] += ue;
-          chain.q[k] += u * ue;
+          chain.t += ue;
+          chain.q += u * ue;
         }
       }
     }
-    block += chain;
+    total += chain;
   }
-  const double s = lane_sum(block.s[0] + block.s[1]);
-  const double t = Moments >= 1 ? lane_sum(block.t[0] + block.t[1]) : 0.0;
-  const double about_mean = Moments == 2 && s > 0.0 ? lane_sum(block.q[0] + block.q[1]) - t * (t / s) : 0.0;
+  const double s = lane_sum(total.s);
+  const double t = Moments >= 1 ? lane_sum(total.t) : 0.0;
+  const double about_mean = Moments == 2 && s > 0.0 ? lane_sum(total.q) - t * (t / s) : 0.0;
   sums.add({.s = s, .t = t + static_cast<double>(centre) * s, .m2 = about_mean > 0.0 ? about_mean : 0.0});
 }
 
 // A value near the mean of z, from every eighth group of a long block.
-template <bool Scaled, class C, class Src>
-C sample_mean(const Src* x, std::int64_t n, C largest, const LogitTransform& transform) {
+template <bool Scaled, class C, class Src, class T>
+C sample_mean(const Block<Src, T>& block, C largest, const LogitTransform& transform) {
   Sums sample;
-  if (n <= 32 * kGroup<C>) {
-    add_groups<1, Scaled, 1>(x, n, largest, transform, C{}, sample);
+  if (block.n <= 32 * kGroup<C>) {
+    add_groups<1, Scaled, 1>(block, largest, transform, C{}, sample);
   } else {
-    add_groups<1, Scaled, 8>(x, n, largest, transform, C{}, sample);
+    add_groups<1, Scaled, 8>(block, largest, transform, C{}, sample);
   }
   return static_cast<C>(sample.mean());
 }
@@ -155,13 +162,13 @@ C sample_mean(const Src* x, std::int64_t n, C largest, const LogitTransform& tra
 // Adds whole groups to the row's sums. The spread is summed about a centre near the mean of z: about 0 the rounding of
 // each product would be magnified by mean^2 / varentropy. The row so far knows the mean, unless this block has a new
 // largest element.
-template <int Moments, bool Scaled, class C, class Src>
-void add_block(const Src* x, std::int64_t n, C largest, bool is_new, const LogitTransform& transform, Sums& sums) {
+template <int Moments, bool Scaled, class C, class Src, class T>
+void add_block(const Block<Src, T>& block, C largest, bool is_new, const LogitTransform& transform, Sums& sums) {
   if constexpr (Moments == 2) {
-    const C centre = is_new ? sample_mean<Scaled>(x, n, largest, transform) : static_cast<C>(sums.mean());
-    add_groups<2, Scaled, 1>(x, n, largest, transform, centre, sums);
+    const C centre = is_new ? sample_mean<Scaled>(block, largest, transform) : static_cast<C>(sums.mean());
+    add_groups<2, Scaled, 1>(block, largest, transform, centre, sums);
   } else {
-    add_groups<Moments, Scaled, 1>(x, n, largest, transform, C{}, sums);
+    add_groups<Moments, Scaled, 1>(block, largest, transform, C{}, sums);
   }
 }
 
@@ -201,14 +208,17 @@ void offer_block(const C* x, std::int64_t n, C top, std::int64_t begin, RowScan&
   // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage)
   const auto offer_at = [&](std::int64_t j) { offer(static_cast<double>(x[j]), begin + j, begin, row, evicted); };
   const bool only_top = row.keep == 1;
-  std::int64_t i = 0;
-  while (i < n && row.kept < row.keep) offer_at(i++);
-  for (; i < n; i += kLanes<C>) {
-    const std::int64_t stop = i + kLanes<C> <= n ? i + kLanes<C> : n;
-    const C threshold = only_top ? top : static_cast<C>(row.value[row.keep - 1]);
-    if (stop - i == kLanes<C> && !any_at_least<C>(load(x + i), splat(threshold))) continue;
-    for (std::int64_t j = i; j < stop; ++j) offer_at(j);
+  std::int64_t next = 0;
+  while (next < n && row.kept < row.keep) offer_at(next++);
+  for (std::int64_t i = 0; i < n; i += kGroup<C>) {
     if (only_top && row.value[0] == static_cast<double>(top)) return;
+    const Vec<C> threshold = splat(only_top ? top : static_cast<C>(row.value[row.keep - 1]));
+    const bool whole = i + kGroup<C> <= n;
+    if (whole && !any_at_least<C>(load(x + i), threshold) && !any_at_least<C>(load(x + i + kLanes<C>), threshold)) {
+      continue;
+    }
+    const std::int64_t stop = whole ? i + kGroup<C> : n;
+    for (std::int64_t j = next > i ? next : i; j < stop; ++j) offer_at(j);
   }
 }
 
@@ -277,9 +287,9 @@ void scan_row(const void* data, std::int64_t classes, const LogitTransform& tran
     C largest = static_cast<C>(row.value[0]);
     if (!(largest > kLowest<C>)) largest = kLowest<C>;
     if (in_scratch) {
-      add_block<Moments, Scaled>(scratch, padded, largest, is_new, transform, row.sums);
+      add_block<Moments, Scaled>(Block<C, T>{scratch, padded, block + n}, largest, is_new, transform, row.sums);
     } else {
-      add_block<Moments, Scaled>(block, n, largest, is_new, transform, row.sums);
+      add_block<Moments, Scaled>(Block<T, T>{block, n, block + n}, largest, is_new, transform, row.sums);
     }
   }
 }

@@ -47,6 +47,14 @@ def test_percentiles_interpolate():
     assert percentile([7.0], 0.8) == 7.0
 
 
+def test_calls_are_timed_in_turns_so_that_a_slow_minute_hits_all():
+    order = []
+    budgets = [(lambda: order.append("a"), 0.0), (lambda: order.append("b"), 0.0)]
+    a, b = harness.time_in_turns(budgets, CPU)
+    assert len(a) == len(b) == harness.TURNS
+    assert order == ["a", "a", "b", "b", *["a", "b"] * harness.TURNS]
+
+
 def test_rows_hold_figures_of_those_who_are_right_and_reasons_for_the_others():
     rows = {row.contender: row for row in run_case(case(), CPU, budget_s=0.01)}
     assert rows["wrong"].status == "wrong answer: y is off by 5.0e-02, allowed 1.0e-06"
