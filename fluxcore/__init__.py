@@ -5,6 +5,7 @@ from importlib.metadata import version
 from fluxcore import _extension_check  # noqa: F401 -- first
 from fluxcore.backends import backend
 from fluxcore.explanation import explain
+from fluxcore.ops._linear_filter import GradientBound, GradientFilter
 from fluxcore.ops._linear_schedule import LinearOptions
 from fluxcore.ops.cross_entropy import cross_entropy
 from fluxcore.ops.gae import gae
@@ -22,6 +23,8 @@ from fluxcore.target_check import check_targets
 
 __version__ = version("fluxcore")
 __all__ = [
+    "GradientBound",
+    "GradientFilter",
     "LinearOptions",
     "PruneReport",
     "Sharpness",

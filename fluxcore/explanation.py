@@ -6,6 +6,7 @@ it would take. What each of our ops launches is counted by the function in `flux
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from fluxcore.backends import resolve_backend
 from fluxcore.explained_ops import COUNTERS, OPS, Op, Shape
 from fluxcore.machine_rates import rates_of
 from fluxcore.ops._dispatch import backend_of
+from fluxcore.ops._linear_filter import GradientFilter
+from fluxcore.ops._linear_schedule import LinearOptions
 from fluxcore.schedule import Launch, Machine, OpCall, Schedule, nbytes
 from fluxcore.tracing import Memory, MemoryTrace
 
@@ -161,7 +164,7 @@ def _record(
             alike = argument.may_be_probabilities and len(shape) == next(iter(tensors.values())).dim()
             tensors[name] = torch.empty(shape, dtype=dtype if alike or argument.dtype is None else argument.dtype)
         leaves = [tensor.requires_grad_() for name, tensor in tensors.items() if name in differentiated]
-        memory = Memory()
+        memory, options = Memory(), _without_memory(options)
         with _Recorder(machine, memory) as forward:
             result = op.function(**tensors, **options)
         outputs = [value for value in tree_leaves(result) if isinstance(value, Tensor) and value.requires_grad]
@@ -171,6 +174,15 @@ def _record(
         with _Recorder(machine, memory) as backward:
             torch.autograd.grad(outputs, leaves, upstream)
     return forward.launches, backward.launches, memory.peak
+
+
+def _without_memory(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, where a filter's tensor is like those of the call."""
+    own = options.get("options")
+    if not isinstance(own, LinearOptions) or own.gradient_filter is None:
+        return dict(options)
+    stand_in = GradientFilter(own.gradient_filter.threshold)
+    return dict(options) | {"options": replace(own, gradient_filter=stand_in)}
 
 
 class _Recorder(MemoryTrace):

@@ -61,8 +61,27 @@ def logits_stand_in(hidden: Tensor, weight: Tensor) -> Tensor:
     return hidden.new_empty((1,) * hidden.dim()).expand(*hidden.shape[:-1], weight.shape[0])
 
 
-def plan_of(options: LinearOptions | None, V: int, dtype: torch.dtype, passes: Passes) -> Plan:
+def plan_of(
+    options: LinearOptions | None, V: int, dtype: torch.dtype, passes: Passes, *, can_filter: bool = False
+) -> Plan:
     """The plan as arguments of an op, whose autocast rule sets the dtype."""
     options = check_options(options, V, dtype, passes)
+    gradient_filter = options.gradient_filter
+    if gradient_filter is not None and not can_filter:
+        raise ValueError("`options.gradient_filter` must be None but in `linear_cross_entropy`, got a GradientFilter")
     sizes = (options.workspace_bytes or 0, options.rows or 0, options.classes or 0)
-    return Plan(*sizes, options.fused, options.accumulate, None)
+    filter_below = 0.0 if gradient_filter is None else gradient_filter.threshold
+    return Plan(*sizes, options.fused, filter_below, options.accumulate, None)
+
+
+def filter_sums(options: LinearOptions | None, hidden: Tensor) -> Tensor | None:
+    """Where autograd adds up what the filter of `options` leaves out, if there is one."""
+    if options is None or options.gradient_filter is None:
+        return None
+    sums = options.gradient_filter.sums
+    if sums.device != hidden.device:
+        raise ValueError(
+            f"`options.gradient_filter` must be on the device of `input`, {hidden.device}, got {sums.device}"
+            f'\n\nMake it with GradientFilter(..., device="{hidden.device}").'
+        )
+    return sums

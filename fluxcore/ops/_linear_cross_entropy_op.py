@@ -22,31 +22,37 @@ from torch.library import Library
 from fluxcore.ops import _linear_cross_entropy_passes as passes
 from fluxcore.ops._cross_entropy_backends import Options
 from fluxcore.ops._cross_entropy_op import OPTIONS_SCHEMA
+from fluxcore.ops._linear_filter import nothing_left_out, times_upstream
 from fluxcore.ops._linear_head import PLAN_SCHEMA, Plan, Wanted, no_gradients
 from fluxcore.ops._linear_op import LinearOp
 
 _TENSORS = (
     "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, Tensor? token_weight,"
-    " Tensor? penalty_mask"
+    " Tensor? penalty_mask, Tensor? filter_sums"
 )
 _library = Library("fluxcore", "FRAGMENT")
 _tags = (torch.Tag.pt2_compliant_tag,)
 _library.define(
     f"linear_cross_entropy_fwd({_TENSORS}, {OPTIONS_SCHEMA}, {PLAN_SCHEMA}, bool[3] wanted)"
     " -> (Tensor loss, Tensor stats, Tensor argmax, Tensor state, Tensor top_index, Tensor totals,"
-    " Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient)",
+    " Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient, Tensor left_out)",
     tags=_tags,
 )
 _library.define(
     f"linear_cross_entropy_bwd(Tensor upstream, {_TENSORS}, Tensor argmax, Tensor state, Tensor top_index,"
     f" Tensor totals, {OPTIONS_SCHEMA}, {PLAN_SCHEMA}, bool[3] wanted)"
-    " -> (Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient)",
+    " -> (Tensor input_gradient, Tensor weight_gradient, Tensor bias_gradient, Tensor left_out)",
     tags=_tags,
 )
 
 
 class _MadeAtOnce(LinearOp):
-    """An op whose forward pass makes gradients that an upstream one need only multiply."""
+    """An op whose forward pass makes gradients that an upstream one need only multiply.
+
+    What is left out of them comes to the user as the gradient of `filter_sums`, and autograd adds it up over passes.
+    """
+
+    places = (*LinearOp.places, passes.Arguments._fields.index("filter_sums"))
 
     def save(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         super().save(ctx, inputs, output)
@@ -59,11 +65,16 @@ class _MadeAtOnce(LinearOp):
         # With create_graph the op is called, because it knows how to refuse a second derivative.
         if gradients is None or missing or torch.is_grad_enabled():
             return super().gradients(ctx, upstream, needed)
+        *gradients, left_out = gradients
+        left_out = times_upstream(left_out, upstream) if ctx.needs_input_grad[self.places[-1]] else left_out
         if _is_functionalised():  # by a compiler, which would copy them before a change in place
-            return tuple(gradient * upstream for gradient in gradients)
+            return *(gradient * upstream for gradient in gradients), left_out
         for gradient in gradients:
             torch.ops.fluxcore.scale_(gradient, upstream)
-        return tuple(gradients)
+        return *gradients, left_out
+
+    def empty_gradients(self, *args: Any) -> tuple[Tensor, ...]:
+        return *super().empty_gradients(*args), nothing_left_out(args[1].device)
 
 
 def _is_functionalised() -> bool:
@@ -72,7 +83,8 @@ def _is_functionalised() -> bool:
 
 def _empty_results(arguments: passes.Arguments, options: Options, plan: Plan, rest: Any) -> tuple[Tensor, ...]:
     wanted = Wanted(*rest[0])
-    return *passes.empty_results(arguments, options, plan)[:-1], *no_gradients(*arguments[:3], wanted)
+    results = passes.empty_results(arguments, options, plan)[:-1]
+    return *results, *no_gradients(*arguments[:3], wanted), nothing_left_out(results[0].device)
 
 
 _MadeAtOnce("linear_cross_entropy", passes.SIGNATURE, passes.SAVED, "cross_entropy").register(

@@ -11,10 +11,10 @@ from fluxcore.backends import Backend, resolve_backend
 from fluxcore.ops import _cross_entropy_backends as row_kernels
 from fluxcore.ops import _linear_cross_entropy_parts as parts
 from fluxcore.ops._cross_entropy_backends import Options, Results
+from fluxcore.ops._linear_filter import nothing_left_out
 from fluxcore.ops._linear_fused import Product, is_fused, makes_state_again, product_of
 from fluxcore.ops._linear_fused import row_parts as fused_row_parts
 from fluxcore.ops._linear_head import (
-    Gradients,
     LinearHead,
     Plan,
     Rows,
@@ -47,6 +47,8 @@ class Arguments(NamedTuple):
     """[N]"""
     penalty_mask: Tensor | None
     """[N]"""
+    filter_sums: Tensor | None
+    """[4], `GradientFilter.sums`: of no account but for autograd."""
 
 
 SIGNATURE = Signature(Arguments, Options)
@@ -57,7 +59,7 @@ _ROW_DIMS = (1, 0, 1, 0)  # of stats, argmax, state, top_index
 
 
 def forward(*args: Any) -> tuple[Tensor, ...]:
-    """Implementation of `fluxcore::linear_cross_entropy_fwd`: results of the row kernels, then `Gradients`."""
+    """Implementation of `fluxcore::linear_cross_entropy_fwd`: of the row kernels, `Gradients`, `left_out`."""
     arguments, options, plan, (wanted,) = SIGNATURE.split_forward(args)
     if not arguments.target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
@@ -79,7 +81,9 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
         row_parts = partial(_row_parts, head, arguments, plan, live, left_out)
         rows_loss = parts.forward(row_parts, head if any(wanted) else None, arguments, options, results, dead)
     results.loss.copy_(rows_loss if options.reduction == "none" else reference.sum_of_rows(rows_loss, results.totals))
-    return *results[:-1], *(no_gradients(*arguments[:3], wanted) if head is None else head.gradients())
+    if head is None:
+        return *results[:-1], *no_gradients(*arguments[:3], wanted), nothing_left_out(results.loss.device)
+    return *results[:-1], *head.gradients(), head.left_out()
 
 
 def _where(arguments: Arguments, plan: Plan) -> tuple[Product, Backend, str]:
@@ -128,15 +132,18 @@ def _forward_whole(
     return rows_loss
 
 
-def backward(*args: Any) -> Gradients:
-    """Implementation of `fluxcore::linear_cross_entropy_bwd`: makes the logits of each chunk again."""
+def backward(*args: Any) -> tuple[Tensor, ...]:
+    """Implementation of `fluxcore::linear_cross_entropy_bwd`: makes the logits of each chunk again.
+
+    `Gradients`, and what is left out of them.
+    """
     upstream, arguments, saved, options, plan, wanted = SIGNATURE.split_backward(args)
     *by_rows, totals = saved
     head = _head(arguments, options, plan, wanted)
     dead = _dead(arguments, options) | (upstream == 0)
     if not head.is_whole:
         parts.backward(head, upstream, arguments, options, saved, dead)
-        return head.gradients()
+        return *head.gradients(), head.left_out()
     live = live_rows(dead)
     again = makes_state_again(*_where(arguments, plan), plan, mergeable=parts.is_mergeable(options, arguments.target))
     given = options._replace(reduction="given", outputs=0)
@@ -159,7 +166,7 @@ def backward(*args: Any) -> Gradients:
             gradient=logits,
         )
         head.add(rows, gradient, take(dead, rows) if live is None else None)
-    return head.gradients()
+    return *head.gradients(), head.left_out()
 
 
 def empty_results(arguments: Arguments, options: Options, plan: Plan) -> Results:

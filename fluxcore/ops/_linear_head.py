@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fluxcore.ops._linear_filter import SLAB, LeftOut, nothing_left_out
 from fluxcore.ops._linear_schedule import Passes, Request, extra_columns, tile_of
 
 Rows = slice | Tensor
@@ -26,6 +27,8 @@ class Plan(NamedTuple):
     """0: chosen."""
     fused: bool | None
     """Whether a pass without gradients stores no logits; None: chosen."""
+    filter_below: float
+    """Threshold of a `GradientFilter`; 0: none."""
     accumulate: torch.dtype | None
     """None: at least float32."""
     compute_dtype: torch.dtype | None
@@ -52,7 +55,8 @@ class Gradients(NamedTuple):
 
 
 PLAN_SCHEMA = (
-    "int workspace_bytes, int rows, int classes, bool? fused, ScalarType? accumulate, ScalarType? compute_dtype"
+    "int workspace_bytes, int rows, int classes, bool? fused, float filter_below, ScalarType? accumulate,"
+    " ScalarType? compute_dtype"
 )
 
 
@@ -102,6 +106,12 @@ class LinearHead:
             self._zeros(weight, wanted.weight, self._accumulate),
             self._zeros(self._original.bias, wanted.bias, self._accumulate),
         )
+        is_filtered = plan.filter_below > 0 and (wanted.input or wanted.weight)
+        self._left_out = (
+            LeftOut(plan.filter_below, hidden, self._weight, by_input=wanted.input, by_weight=wanted.weight)
+            if is_filtered
+            else None
+        )
 
     def _zeros(self, like: Tensor, wanted: bool, dtype: torch.dtype) -> Tensor:
         shape = like.shape if wanted else (0, *like.shape[1:])
@@ -134,14 +144,44 @@ class LinearHead:
 
     def add(self, rows: Rows, gradient: Tensor, dead: Tensor | None, classes: slice = slice(None)) -> None:
         """Take in the gradient [C, K] of the logits of `rows`, which is 0 at the rows `dead` [C], whatever X holds."""
-        if self._wanted.input:
-            self._add_to_input(rows, gradient, self._weight[classes])
-        if self._wanted.weight:
-            x = take(self._hidden, rows).to(self._dtype)
-            x = x if dead is None else x.masked_fill(dead.unsqueeze(1), 0)
-            _add_product(self._sums.weight[classes], gradient, x)
+        x = self._live_input(rows, dead) if self._wanted.weight else None
+        kept = None if self._left_out is None else self._left_out.kept(rows, gradient, x, classes)
+        if kept is not None:
+            self._add_kept(rows, gradient, x, classes, kept)
+        else:
+            if self._wanted.input:
+                self._add_to_input(rows, gradient, self._weight[classes])
+            if x is not None:
+                _add_product(self._sums.weight[classes], gradient, x)
         if self._wanted.bias:
             self._sums.bias[classes].add_(gradient.sum(0, dtype=self._accumulate))
+
+    def _live_input(self, rows: Rows, dead: Tensor | None) -> Tensor:
+        x = take(self._hidden, rows).to(self._dtype)
+        return x if dead is None else x.masked_fill(dead.unsqueeze(1), 0)
+
+    def _add_kept(self, rows: Rows, gradient: Tensor, x: Tensor | None, classes: slice, kept: Tensor) -> None:
+        """Products with the classes `kept` of the chunk's, gathered some at a time."""
+        own_weight, own_sums = self._weight[classes], self._sums.weight[classes]
+        shape = gradient.shape[0], own_weight.shape[1]
+        if self._wanted.input and not self.is_whole:
+            sums = take(self._sums.input, rows)
+        else:
+            sums = gradient.new_zeros(shape, dtype=self._accumulate)
+        for part in kept.split(SLAB):
+            own = gradient.index_select(1, part)
+            if self._wanted.input:
+                _add_product(sums, own.t(), own_weight.index_select(0, part))
+            if x is not None:
+                of_part = own_sums.index_select(0, part)
+                _add_product(of_part, own, x)
+                own_sums.index_copy_(0, part, of_part)
+        if self._wanted.input:
+            put(self._sums.input, rows, sums)
+
+    def left_out(self) -> Tensor:
+        """[4], as `LeftOut.sums`."""
+        return nothing_left_out(self.device) if self._left_out is None else self._left_out.sums()
 
     def _add_to_input(self, rows: Rows, gradient: Tensor, weight: Tensor) -> None:
         if self.is_whole:

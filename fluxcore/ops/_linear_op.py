@@ -5,8 +5,8 @@ Each defines its own schemas, of the form
     NAME_fwd(tensors, options, plan, ...) -> results
     NAME_bwd(upstream, tensors, saved results, options, plan, wanted) -> Gradients
 
-The first three tensors are input, linear_weight and linear_bias, which alone get gradients; of the results the first
-alone has an upstream gradient.
+The first three tensors are input, linear_weight and linear_bias, which alone get gradients (but see `LinearOp.places`);
+of the results the first alone has an upstream gradient.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch._C import DispatchKey
 from torch.library import Library, register_autograd, register_fake
 
-from fluxcore.ops._linear_head import Gradients, Plan, Wanted, no_gradients
+from fluxcore.ops._linear_head import Plan, Wanted, no_gradients
 
 TensorsT = TypeVar("TensorsT", bound=NamedTuple)
 OptionsT = TypeVar("OptionsT", bound=NamedTuple)
@@ -52,6 +52,9 @@ class Signature(Generic[TensorsT, OptionsT]):
 class LinearOp:
     """A public function's two ops. Registers all but their schemas."""
 
+    places: tuple[int, ...] = (0, 1, 2)
+    """Of the arguments to which the results of the backward op belong; the first three are those of `wanted`."""
+
     def __init__(self, name: str, signature: Signature[Any, Any], saved: slice, reference: str) -> None:
         """`saved` are the results that the backward op takes; `reference` is a function with a second derivative."""
         self._name, self._signature, self._saved, self._reference = name, signature, saved, reference
@@ -60,7 +63,7 @@ class LinearOp:
         self,
         library: Library,
         forward: Callable[..., tuple[Tensor, ...]],
-        backward: Callable[..., Gradients],
+        backward: Callable[..., tuple[Tensor, ...]],
         empty_results: Callable[..., tuple[Tensor, ...]],
     ) -> None:
         """Implementations for every device; `empty_results` takes what `Signature.split_forward` gives."""
@@ -70,7 +73,7 @@ class LinearOp:
         register_compute_dtype(library, names[0], self._signature.compute_dtype)
         forward_op, backward_op = (f"fluxcore::{name}" for name in names)
         register_fake(forward_op, lambda *args: empty_results(*self._signature.split_forward(args)), lib=library)
-        register_fake(backward_op, self._backward_fake, lib=library)
+        register_fake(backward_op, self.empty_gradients, lib=library)
         register_autograd(forward_op, self.differentiate, setup_context=self.save, lib=library)
         register_autograd(backward_op, self._refuse_double_backward, lib=library)
 
@@ -84,21 +87,24 @@ class LinearOp:
         ctx.count = len(inputs)
 
     def differentiate(self, ctx: Any, upstream: Tensor | None, *_: object) -> tuple[Tensor | None, ...]:
-        """Gradients of the forward op's arguments; None for all but those needed of the first three."""
-        nothing = [None] * ctx.count
+        """Gradients of the forward op's arguments; None for all but those needed at `places`."""
+        found: list[Tensor | None] = [None] * ctx.count
         if upstream is None:
-            return tuple(nothing)
-        needed = list(ctx.needs_input_grad[:3])
-        gradients = self.gradients(ctx, upstream, needed)
-        return *(value if need else None for value, need in zip(gradients, needed, strict=True)), *nothing[3:]
+            return tuple(found)
+        needed = [ctx.needs_input_grad[place] for place in self.places]
+        gradients = self.gradients(ctx, upstream, needed[:3])
+        for place, need, value in zip(self.places, needed, gradients, strict=True):
+            found[place] = value if need else None
+        return tuple(found)
 
     def gradients(self, ctx: Any, upstream: Tensor, needed: list[bool]) -> tuple[Tensor, ...]:
-        """By input, weight and bias, as the backward op makes them."""
+        """At `places`, as the backward op makes them."""
         op = getattr(torch.ops.fluxcore, f"{self._name}_bwd")
         gradients: tuple[Tensor, ...] = op(upstream, *ctx.saved_tensors, *ctx.options, needed)
         return gradients
 
-    def _backward_fake(self, *args: Any) -> Gradients:
+    def empty_gradients(self, *args: Any) -> tuple[Tensor, ...]:
+        """Of the shapes and dtypes of the backward op's results, which has these arguments."""
         hidden, weight, bias = args[1:4]
         return no_gradients(hidden, weight, bias, Wanted(*args[-1]))
 

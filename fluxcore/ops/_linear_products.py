@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fluxcore.ops._linear_filter import SLAB
 from fluxcore.ops._linear_head import Wanted
 from fluxcore.ops._linear_schedule import Passes, Request, Tile, extra_columns, row_bytes, tile_of
 from fluxcore.schedule import Launch, Machine, OpCall
@@ -27,6 +28,7 @@ class Head(NamedTuple):
     extra: int
     """Columns of a chunk behind its classes, where the gradient is made."""
     workspace_bytes: int
+    is_filtered: bool
 
     @property
     def is_whole(self) -> bool:
@@ -50,6 +52,9 @@ class Head(NamedTuple):
         rows, classes = chunk
         D, launches = self.hidden.shape[1], []
         gradient, hidden, weight = (self._bytes(n) for n in (rows * classes, rows * D, classes * D))
+        if self.is_filtered:
+            norms = 2 * classes * torch.float32.itemsize
+            launches.append(Launch(kernel="norms of classes", bytes_read=gradient, bytes_written=norms))
         if self.wanted.input:
             sums = hidden if self.is_whole else rows * D * self.accumulate.itemsize
             read = gradient + weight + (0 if self.is_whole else sums)
@@ -96,8 +101,11 @@ def head_of(
     if wanted.input:
         apart += tile.rows * D * dtype.itemsize if is_whole else 0
         apart += 0 if is_whole or accumulate == hidden.dtype else N * D * accumulate.itemsize
+    is_filtered = call.inputs["filter_below"] > 0 and (wanted.input or wanted.weight)
+    if is_filtered:  # what is gathered of the classes that are kept
+        apart += min(SLAB, V) * (tile.rows * dtype.itemsize + D * (dtype.itemsize + accumulate.itemsize))
     workspace = row_bytes(tile.classes + extra, dtype, passes) * tile.rows + apart
-    return Head(hidden, weight, bias, dtype, accumulate, wanted, tile, extra, workspace)
+    return Head(hidden, weight, bias, dtype, accumulate, wanted, tile, extra, workspace, is_filtered)
 
 
 def in_chunks(head: Head, launches_of: Callable[[Tile], list[Launch]]) -> list[Launch]:

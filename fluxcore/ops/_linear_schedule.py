@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import torch
 
+from fluxcore.ops._linear_filter import GradientFilter
+
 _WORKSPACE_BYTES = {"cpu": 96 << 20, "cuda": 1 << 30}
 _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
 _MULTIPLE = 64  # of rows and classes of a chunk; the tile of a matrix product
@@ -29,11 +31,11 @@ _BALANCE = {"cpu": 8.0, "half": 184.0, "wide": 15.0}  # of an H200: 790 TFLOP/s 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class LinearOptions:
-    """How a linear op uses memory; its results differ only by rounding.
+    """How a linear op uses memory; its results differ only by rounding, but for `gradient_filter`.
 
     Raises:
         ValueError: a number below 1.
-        TypeError: `accumulate` is not a floating point dtype.
+        TypeError: `accumulate` is not a floating point dtype, or `gradient_filter` no `GradientFilter`.
     """
 
     workspace_bytes: int | None = None
@@ -52,12 +54,18 @@ class LinearOptions:
     in float64, where no gradient is made at once. None: on a GPU, where the cost model takes it to be faster, which it
     does for D up to about 1100 in half precision, and neither `rows` nor `classes` is given. True: a scalar loss makes
     its gradients in the backward pass too. What needs a row whole (see `classes`) cannot be fused."""
+    gradient_filter: GradientFilter | None = None
+    """Leaves small gradients out of the products of `linear_cross_entropy`, and bounds the error; None: none."""
 
     def __post_init__(self) -> None:
         for name in ("workspace_bytes", "rows", "classes"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be >= 1, or None to have it chosen, got {value}")
+        if self.gradient_filter is not None and not isinstance(self.gradient_filter, GradientFilter):
+            raise TypeError(
+                f"`gradient_filter` must be a GradientFilter, or None, got {type(self.gradient_filter).__name__}"
+            )
         if self.accumulate is not None and not self.accumulate.is_floating_point:
             raise TypeError(f"`accumulate` must be a floating point dtype, or None for float32, got {self.accumulate}")
 

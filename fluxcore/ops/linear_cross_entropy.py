@@ -9,7 +9,7 @@ from torch import Tensor
 from fluxcore.ops._checks import checked_row_weights
 from fluxcore.ops._cross_entropy_backends import output_names
 from fluxcore.ops._cross_entropy_checks import checked_class_weights, checked_options, checked_penalty_mask, flat_target
-from fluxcore.ops._linear_checks import check_linear, logits_stand_in, plan_of
+from fluxcore.ops._linear_checks import check_linear, filter_sums, logits_stand_in, plan_of
 from fluxcore.ops._linear_cross_entropy_op import linear_cross_entropy_fwd
 from fluxcore.ops._linear_cross_entropy_parts import is_mergeable
 from fluxcore.ops._linear_head import Wanted
@@ -156,6 +156,7 @@ def linear_cross_entropy(
     needed = torch.is_grad_enabled() and (input.requires_grad or linear_weight.requires_grad)
     flat = flat_target(target, logits, ignore_index, return_stats)
     passes = Passes(wanted.input, wanted.weight, needed, mergeable=is_mergeable(row_options, flat), at_once=any(wanted))
+    plan = plan_of(options, logits.shape[-1], dtype, passes, can_filter=True)
     results = linear_cross_entropy_fwd(
         input if input.dim() == 2 else input.reshape(shape.numel(), input.shape[-1]),
         linear_weight,
@@ -164,8 +165,9 @@ def linear_cross_entropy(
         checked_class_weights(weight, logits),
         checked_row_weights("token_weight", token_weight, logits),
         checked_penalty_mask(penalty_mask, penalty, logits),
+        filter_sums(options, input) if needed else None,
         *row_options,
-        *plan_of(options, logits.shape[-1], dtype, passes),
+        *plan,
         wanted,
     )
     loss: Tensor = results[0].reshape(shape) if reduction == "none" else results[0]

@@ -207,12 +207,12 @@ def test_rows_that_are_not_finite_or_have_ties(row, classes, device):
 def test_a_pass_takes_the_state_of_the_other_schedule():
     hidden, weight, bias = (value.detach() for value in leaves("cpu"))
     target = torch.randint(V, (N,))
-    plans = [(0, 4, 16, None, None, None), (0, 4, 0, None, None, None)]
+    plans = [(0, 4, 16, None, 0.0, None, None), (0, 4, 0, None, 0.0, None, None)]
     options = Options("softmax", "none", -100, 0.0, 0.1, "neg_entropy", 0.3, 0, 0, 0.9, 0.0)
     upstream = torch.randn(N)
     found = []
     for forward in plans:
-        arguments = (hidden, weight, bias, target, None, None, None)
+        arguments = (hidden, weight, bias, target, None, None, None, None)
         _, _, *saved = ce_passes.forward(*arguments, *options, *forward, [False] * 3)[:6]
         found += [ce_passes.backward(upstream, *arguments, *saved, *options, *plan, [True] * 3) for plan in plans]
         _, *saved = stats_passes.forward(hidden, weight, bias, target, 15, 0, 0.9, 0.0, *forward)
@@ -224,11 +224,11 @@ def test_a_pass_takes_the_state_of_the_other_schedule():
 
 
 def test_opcheck():
-    plan = (0, 3, 32, None, None, None)
+    plan = (0, 3, 32, None, 0.0, None, None)
     hidden, weight, bias = leaves("cpu")
     target = torch.randint(V, (N,))
     options = Options("softmax", "mean", 5, 0.0, 0.01, "non_max_sum", 0.5, 0, 1, 0.9, 20.0)
-    arguments = (hidden, weight, bias, target, None, torch.ones(N), None)
+    arguments = (hidden, weight, bias, target, None, torch.ones(N), None, None)
     torch.library.opcheck(
         torch.ops.fluxcore.linear_cross_entropy_fwd, (*arguments, *options, *plan, [True, True, False])
     )

@@ -21,7 +21,7 @@ from fluxcore.target_check import check_targets
 device = device_fixture(BACKENDS)
 F = torch.nn.functional
 ops = torch.ops.fluxcore
-PLAN = (0, 3, 0, None, None, None)
+PLAN = (0, 3, 0, None, 0.0, None, None)
 STATS = (0b1111111, 3, 0.9, 20.0)
 
 
@@ -34,13 +34,13 @@ def tensors(device, dtype=torch.float32):
 def test_opcheck_of_cross_entropy(reduction, now, device):
     arguments = (*tensors(device), torch.tensor([0, 32, 1, 5, 7], device=device))
     ones = torch.ones(5, device=device)
-    arguments += (torch.rand(33, device=device), ones, ones / 2)
+    arguments += (torch.rand(33, device=device), ones, ones / 2, None)
     options = Options("softmax", reduction, 5, 0.1, 0.01, "top_k_mass", 0.5, 3, 255, 0.9, 20.0)
     call = (*arguments, *options, *PLAN, [now] * 3)
     torch.library.opcheck(ops.linear_cross_entropy_fwd, call)
     saved = ops.linear_cross_entropy_fwd(*call)[2:6]
     upstream = ones if reduction == "none" else ones[0]
-    arguments = [value.detach() for value in arguments]
+    arguments = [value if value is None else value.detach() for value in arguments]
     torch.library.opcheck(
         ops.linear_cross_entropy_bwd, (upstream, *arguments, *saved, *options, *PLAN, [True, False, True])
     )
