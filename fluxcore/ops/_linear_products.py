@@ -9,7 +9,16 @@ from torch import Tensor
 
 from fluxcore.ops._linear_filter import SLAB
 from fluxcore.ops._linear_head import Wanted
-from fluxcore.ops._linear_schedule import Passes, Request, Tile, extra_columns, row_bytes, tile_of
+from fluxcore.ops._linear_schedule import (
+    Passes,
+    Request,
+    Tile,
+    chunk_rate,
+    extra_columns,
+    logits_rate,
+    row_bytes,
+    tile_of,
+)
 from fluxcore.schedule import Launch, Machine, OpCall
 
 NOTHING = Wanted(False, False, False)
@@ -29,6 +38,7 @@ class Head(NamedTuple):
     """Columns of a chunk behind its classes, where the gradient is made."""
     workspace_bytes: int
     is_filtered: bool
+    device_type: str
 
     @property
     def is_whole(self) -> bool:
@@ -45,7 +55,8 @@ class Head(NamedTuple):
         rows, classes = chunk
         D = self.hidden.shape[1]
         read = self._bytes((rows + classes) * D + (0 if self.bias is None else classes))
-        return [self._product("logits", chunk, read, self._bytes(rows * classes))]
+        rate = self._chunk_rate(chunk) * logits_rate(classes, self.dtype, self.device_type)
+        return [self._product("logits", chunk, read, self._bytes(rows * classes), rate)]
 
     def make_gradients(self, chunk: Tile) -> list[Launch]:
         """What `LinearHead.add` does with the gradient of the logits of a chunk."""
@@ -58,7 +69,7 @@ class Head(NamedTuple):
         if self.wanted.input:
             sums = hidden if self.is_whole else rows * D * self.accumulate.itemsize
             read = gradient + weight + (0 if self.is_whole else sums)
-            launches.append(self._product("gradient of input", chunk, read, sums))
+            launches.append(self._product("gradient of input", chunk, read, sums, self._chunk_rate(chunk)))
         if self.wanted.weight:
             sums = classes * D * self.accumulate.itemsize
             launches.append(self._product("gradient of weight", chunk, gradient + hidden + sums, sums))
@@ -70,9 +81,12 @@ class Head(NamedTuple):
     def _bytes(self, elements: int) -> int:
         return elements * self.dtype.itemsize
 
-    def _product(self, what: str, chunk: Tile, read: int, written: int) -> Launch:
+    def _chunk_rate(self, chunk: Tile) -> float:
+        return chunk_rate(chunk, self.device_type)
+
+    def _product(self, what: str, chunk: Tile, read: int, written: int, rate: float = 1.0) -> Launch:
         flop = 2 * chunk.rows * chunk.classes * self.hidden.shape[1]
-        return Launch(kernel=f"product, {what}", bytes_read=read, bytes_written=written, flop=flop)
+        return Launch(kernel=f"product, {what}", bytes_read=read, bytes_written=written, flop=flop, product_rate=rate)
 
 
 def head_of(
@@ -105,7 +119,9 @@ def head_of(
     if is_filtered:  # what is gathered of the classes that are kept
         apart += min(SLAB, V) * (tile.rows * dtype.itemsize + D * (dtype.itemsize + accumulate.itemsize))
     workspace = row_bytes(tile.classes + extra, dtype, passes) * tile.rows + apart
-    return Head(hidden, weight, bias, dtype, accumulate, wanted, tile, extra, workspace, is_filtered)
+    return Head(
+        hidden, weight, bias, dtype, accumulate, wanted, tile, extra, workspace, is_filtered, machine.device.type
+    )
 
 
 def in_chunks(head: Head, launches_of: Callable[[Tile], list[Launch]]) -> list[Launch]:
@@ -142,10 +158,15 @@ _COUNTED = ("bytes_read", "bytes_written", "bytes_reread", "exps", "flop")
 
 
 def _add(sum_: Launch | None, launch: Launch, times: int) -> Launch:
-    """`sum_` and `times` more of `launch`; its shape is that of the first."""
+    """`sum_` and `times` more of `launch`; its shape is that of the first, its rate such that times add up."""
     counted = {name: times * getattr(launch, name) for name in _COUNTED}
     if sum_ is None:
         return replace(launch, **counted, launches=times)
+    flop = sum_.flop + times * launch.flop
+    rate = flop / (sum_.flop / sum_.product_rate + times * launch.flop / launch.product_rate) if flop else 1.0
     return replace(
-        sum_, **{name: getattr(sum_, name) + value for name, value in counted.items()}, launches=sum_.launches + times
+        sum_,
+        product_rate=rate,
+        **{name: getattr(sum_, name) + value for name, value in counted.items()},
+        launches=sum_.launches + times,
     )

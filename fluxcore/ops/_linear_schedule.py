@@ -8,7 +8,9 @@ product that is an overhead of
     (weight bytes x products with the weight + 2 x bytes of its gradient) x balance / (2 x products x C)
     + (input bytes x products with the input + 2 x bytes of its gradient) x balance / (2 x products x K)
 
-where the balance is the rate of matrix products over the bandwidth of memory, in operations a byte. With all classes in
+where the balance is the rate of matrix products over the bandwidth of memory, in operations a byte. On a CPU a product
+also puts its factors in another order first, which its fast loops want: that takes as long as the operations of some
+rows and of some classes. With all classes in
 a chunk (K = V) nothing has to be merged, and a scalar loss can make its gradients while the logits are there; with
 fewer, they are known only once all chunks of a row have been seen, and the logits are made again.
 """
@@ -26,6 +28,8 @@ _LEAST_OVERHEAD = 0.02  # more rows than that takes save nothing
 _MULTIPLE = 64  # of rows and classes of a chunk; the tile of a matrix product
 _WORTH_MERGING = 1.05  # times as long must chunks of all classes take for fewer to be taken
 _NEED_A_WHOLE_ROW = "label smoothing, class probabilities, StableMax, top-k mass and divergences need a row whole"
+_REORDERED = 24.0  # rows, and classes, in whose time a CPU's product X W^T or G W puts its factors in order
+_RAGGED_RATE = 0.78  # of a CPU's product that writes rows which do not begin 16 bytes apart, as a share of others
 _BALANCE = {"cpu": 8.0, "half": 184.0, "wide": 15.0}  # of an H200: 790 TFLOP/s in half precision, 4.3 TB/s
 
 
@@ -135,13 +139,13 @@ def _part_of_classes(
     N: int, V: int, dtype: torch.dtype, device_type: str, passes: Passes, room: int, accumulate: torch.dtype
 ) -> Tile:
     """The chunk of at most `room` logits that has the least overhead, or a smaller one whose overhead is negligible."""
-    by_weight, by_input = passes.overhead_bytes(dtype, accumulate)
-    enough = balance(dtype, device_type) / (2 * passes.products(True) * _LEAST_OVERHEAD)
+    by_rows, by_classes = _overheads(dtype, device_type, passes, accumulate, merging=True)
+    negligible = passes.products(True) * _LEAST_OVERHEAD
     extra = extra_columns(dtype, passes)
     most_rows = max(1, room // (_MULTIPLE + extra))
-    rows = min(N, most_rows, math.ceil(by_weight * enough), math.ceil(math.sqrt(room * by_weight / by_input)))
+    rows = min(N, most_rows, math.ceil(by_rows / negligible), math.ceil(math.sqrt(room * by_rows / by_classes)))
     rows = _even(N, rows)
-    classes = min(V, room // rows - extra, max(_MULTIPLE, math.ceil(by_input * enough)))
+    classes = min(V, room // rows - extra, max(_MULTIPLE, math.ceil(by_classes / negligible)))
     if classes > _MULTIPLE:
         classes -= classes % _MULTIPLE  # else the products of all chunks but few have ragged edges
     return Tile(rows, _even(V, max(1, classes)))
@@ -157,10 +161,35 @@ def relative_time(
     tile: Tile, V: int, dtype: torch.dtype, device_type: str, passes: Passes, accumulate: torch.dtype
 ) -> float:
     """Of a pass in such chunks, in units of one matrix product."""
-    products = passes.products(tile.classes < V)
+    merging = tile.classes < V
+    by_rows, by_classes = _overheads(dtype, device_type, passes, accumulate, merging=merging)
+    logits = 1 + (passes.at_once and merging)
+    ragged = logits / logits_rate(tile.classes, dtype, device_type) - logits
+    return passes.products(merging) + ragged + by_rows / tile.rows + by_classes / tile.classes
+
+
+def _overheads(
+    dtype: torch.dtype, device_type: str, passes: Passes, accumulate: torch.dtype, *, merging: bool
+) -> tuple[float, float]:
+    """Of chunks of one row, and of one class, in units of one matrix product: divided by their numbers."""
     by_weight, by_input = passes.overhead_bytes(dtype, accumulate)
-    moved = by_weight / tile.rows + by_input / tile.classes
-    return products + moved * balance(dtype, device_type) / 2
+    moved = balance(dtype, device_type) / 2
+    reordered = _reordered(device_type) * (passes.products(merging) - passes.weight_gradient)
+    return by_weight * moved + reordered, by_input * moved + reordered
+
+
+def _reordered(device_type: str) -> float:
+    return _REORDERED if device_type == "cpu" else 0.0
+
+
+def chunk_rate(tile: Tile, device_type: str) -> float:
+    """Of products that read the weight's part of a chunk and not its gradient, as a share of that of large ones."""
+    return 1 / (1 + _reordered(device_type) * (1 / tile.rows + 1 / tile.classes))
+
+
+def logits_rate(columns: int, dtype: torch.dtype, device_type: str) -> float:
+    """Of a product that writes rows of so many logits, as a share of that of others."""
+    return _RAGGED_RATE if device_type == "cpu" and columns * dtype.itemsize % 16 else 1.0
 
 
 def extra_columns(dtype: torch.dtype, passes: Passes) -> int:
@@ -179,8 +208,8 @@ def rows_of_chunk(
         return max(1, min(request.rows, N))
     bytes_of_row = row_bytes(V, dtype, passes)
     fitting = max(1, (request.workspace_bytes or default_workspace_bytes(device_type)) // bytes_of_row)
-    by_weight, _ = passes.overhead_bytes(dtype, accumulate)
-    enough = math.ceil(by_weight * balance(dtype, device_type) / (2 * passes.products() * _LEAST_OVERHEAD))
+    by_rows, _ = _overheads(dtype, device_type, passes, accumulate, merging=False)
+    enough = math.ceil(by_rows / (passes.products() * _LEAST_OVERHEAD))
     most = min(N, fitting, enough)
     return _even(N, most) if most >= 1 else 1
 

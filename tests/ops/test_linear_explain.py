@@ -87,11 +87,24 @@ def test_time_is_that_of_bytes_and_products():
     rates = {"bandwidth_gb_per_s": 2.0, "tflop_per_s": 0.5}
     schedule = fluxcore.explain("linear_softmax_stats", SHAPES, outputs=("entropy",), **rates)
     moved = sum(launch.bytes_read + launch.bytes_written for launch in schedule.forward)
-    assert schedule.forward_ms == pytest.approx(moved / 2e6 + 2 * N * V * D / 0.5e9)
+    rate = next(launch.product_rate for launch in schedule.forward if launch.flop)
+    assert 0 < rate < 1  # of a CPU's product with few rows
+    assert schedule.forward_ms == pytest.approx(moved / 2e6 + 2 * N * V * D / rate / 0.5e9)
     assert "times at 2.0 GB/s and 0.5 TFLOP/s" in str(schedule)
     planned = fluxcore.explain("linear_softmax_stats", SHAPES, outputs=("entropy",), bandwidth_gb_per_s=2.0)
     assert planned.tflop_per_s == pytest.approx(8 * 2e-3)  # 8 operations in the time of a byte, on a CPU
     assert planned.forward_ms > schedule.forward_ms
+
+
+@pytest.mark.parametrize("rows", [8, 30, 500])
+def test_products_of_few_rows_take_longer_than_their_operations(rows):
+    shapes = {"input": (500, 768), "linear_weight": (8192, 768)}
+    options = {"options": LinearOptions(rows=rows), "bandwidth_gb_per_s": 1e9, "tflop_per_s": 1.0}
+    schedule = fluxcore.explain("linear_cross_entropy", shapes, **options)
+    chunks = (500 + rows - 1) // rows
+    # Of three products that of the weight's gradient is as fast; others take 24 rows longer a chunk, and 24 classes.
+    units = 3 + 2 * (24 * chunks / 500 + 24 / 8192)
+    assert schedule.forward_ms == pytest.approx(units * 2 * 500 * 768 * 8192 / 1e9, rel=1e-3)
 
 
 def test_a_gpu_is_planned_for_with_its_own_workspace():
