@@ -112,7 +112,8 @@ class RolloutBuffer:
         parts: Rollouts of any padding.
         gamma: Discount a token, within [0, 1].
         lam: Of generalised advantage estimation, within [0, 1].
-        kl_coefficient: Taken from the rewards for each nat of `kl`.
+        kl_coefficient: Taken from the rewards for each nat of `kl`. That holds the policy back if `kl` is k1 of
+            `kl_estimate`; the divergence itself is the same whichever token is chosen, and belongs in the loss.
         whiten_advantages: To mean 0 and variance 1 over all tokens, and over all ranks by `sum_over_ranks`.
         sum_over_ranks: As of `whiten`.
     """
