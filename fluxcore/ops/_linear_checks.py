@@ -18,7 +18,8 @@ def check_linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, prefix: st
         prefix: Of all three names.
     """
     _check_floating(f"{prefix}input", hidden, "\n\nDid you pass token ids? Hidden states go into the model's head.")
-    _check_floating(f"{prefix}linear_weight", weight, "\n\nA quantised head has to be dequantised first.")
+    way_out = "\n\nA quantised head has to be dequantised first: `.dequantize()`, or its integers times their scales."
+    _check_floating(f"{prefix}linear_weight", weight, way_out)
     if hidden.dim() == 0:
         raise ValueError(f"`{prefix}input` must have a last dim of hidden states, got a scalar")
     if weight.dim() != 2 or weight.shape[0] == 0:

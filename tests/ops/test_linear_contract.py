@@ -247,6 +247,38 @@ def test_bad_input_is_named_with_the_way_out(error, message, arguments):
         linear_softmax_stats(**arguments, outputs=("logprob",))
 
 
+# PyTorch is about to drop the quantised tensors of its own.
+@pytest.mark.filterwarnings("ignore:torch.quantize_per:UserWarning")
+@pytest.mark.parametrize("kind", ["per tensor", "per channel", "integers", "float8"])
+def test_a_quantised_head_is_refused_and_serves_dequantised(kind):
+    scales, zeros, target = torch.rand(3) + 0.1, torch.zeros(3, dtype=torch.int64), torch.tensor([0, 2])
+    if kind == "per tensor":
+        quantised = torch.quantize_per_tensor(WEIGHT, 0.1, 0, torch.qint8)
+        weight = quantised.dequantize()
+    elif kind == "per channel":
+        quantised = torch.quantize_per_channel(WEIGHT, scales, zeros, 0, torch.qint8)
+        weight = quantised.dequantize()
+    elif kind == "integers":
+        quantised = (WEIGHT / scales.unsqueeze(1)).round().to(torch.int8)
+        weight = quantised * scales.unsqueeze(1)
+    else:
+        quantised = WEIGHT.to(torch.float8_e4m3fn)
+        weight = quantised.float()
+    message = (
+        f"`linear_weight` must be float32, .* got {quantised.dtype}\n\nA quantised head has to be dequantised first: "
+    )
+    for call in (
+        lambda head: linear_cross_entropy(HIDDEN, head, target),
+        lambda head: linear_softmax_stats(HIDDEN, head, target, outputs=("logprob",)).logprob,
+        lambda head: linear_kl_div(HIDDEN, head, HIDDEN, WEIGHT),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call(quantised)
+        assert call(weight).isfinite().all()
+    with pytest.raises(TypeError, match=f"`ref_{message[1:]}"):
+        linear_kl_div(HIDDEN, WEIGHT, HIDDEN, quantised)
+
+
 @pytest.mark.parametrize(
     ("error", "message", "arguments"),
     [
