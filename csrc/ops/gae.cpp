@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/huge_pages.hpp"
 #include "common/parallel.hpp"
 #include "ops/gae_kernels.hpp"
 
@@ -26,6 +27,13 @@ void check_size(const char* name, std::int64_t size) {
   throw std::invalid_argument(std::string("`") + name + "` must be >= 0, got " + std::to_string(size));
 }
 
+// As wide as leaves every thread a block, in whole cache lines.
+std::int64_t columns_of_block(std::int64_t slabs, std::int64_t width, int threads) {
+  const std::int64_t blocks = (threads + slabs - 1) / std::max<std::int64_t>(slabs, 1);  // of a slab
+  const std::int64_t lines = (width + blocks * kFewestGaeColumns - 1) / (blocks * kFewestGaeColumns);
+  return std::clamp(lines * kFewestGaeColumns, kFewestGaeColumns, kGaeColumns);
+}
+
 }  // namespace
 
 void gae(const GaeCall& call, const GaeResults& results) {
@@ -38,9 +46,13 @@ void gae(const GaeCall& call, const GaeResults& results) {
   const bool time_last = call.inner == 1;
   const std::int64_t slabs = time_last ? 1 : call.outer;
   const std::int64_t width = time_last ? call.outer : call.inner;
-  const std::int64_t block = time_last ? kernels.lanes : kGaeColumns;
+  const std::int64_t block = time_last ? kernels.lanes : columns_of_block(slabs, width, call.threads);
   const std::int64_t blocks = (width + block - 1) / block;
   if (call.steps == 0) return;
+  const std::size_t bytes = static_cast<std::size_t>(call.outer * call.steps * call.inner) *
+                            (call.dtype == DType::float64 ? sizeof(double) : sizeof(float));
+  prefer_huge_pages(results.advantages, bytes);
+  prefer_huge_pages(results.returns, bytes);
   constexpr std::int64_t kElements = 16384;
   const std::int64_t grain = kElements / (block * call.steps) + 1;
   parallel_for(slabs * blocks, grain, call.threads, [&](std::int64_t begin, std::int64_t end) {

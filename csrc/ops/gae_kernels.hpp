@@ -7,8 +7,11 @@
 // The recursion over time, several rows side by side, once for each instruction set.
 namespace fluxcore {
 
-// Columns that one call of `columns` may take: with bytes for `dones`, a cache line of each step.
-inline constexpr std::int64_t kGaeColumns = 64;
+// Columns that one call of `columns` may take, and the least worth one: with bytes for `dones`, a cache line of each
+// step. A step of a narrow block is in another page of each array, and the processor looks up every one; a wide block
+// keeps what it carries in the L1 cache.
+inline constexpr std::int64_t kGaeColumns = 1024;
+inline constexpr std::int64_t kFewestGaeColumns = 64;
 
 struct GaeKernels {
   // Rows of the list [outer, inner] that `rows` takes at a time.
