@@ -9,6 +9,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
@@ -44,7 +45,8 @@ class Run:
         # An earlier run of this process may have had another precision.
         AcceleratorState._reset_state()
         precision = "no" if config.mixed_precision is Precision.fp32 else config.mixed_precision.name
-        self.accelerator = Accelerator(mixed_precision=precision)
+        # On a machine without an accelerator it would take each of several processes for the only one.
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available())
         self.config = config
         self.is_main = self.accelerator.is_main_process
         chosen = [RunFolder(config.run_dir, config.name) if self.is_main else None]

@@ -1,11 +1,11 @@
-"""Entropy of the labels of a batch."""
+"""Entropy of the labels of a micro-batch."""
 
 import torch
 from torch import Tensor
 
 
 def target_entropy(targets: Tensor, classes: int) -> Tensor:
-    """Entropy of how often each class is a target; nothing waits for the device.
+    """Entropy of how often each class is a target; less where a batch is cut. Nothing waits for the device.
 
     Args:
         targets: [n] int64; -100 where there is none.

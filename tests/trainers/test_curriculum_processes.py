@@ -85,17 +85,8 @@ def test_two_processes_train_as_one(tmp_path, one_thread):
     }
     one = train(CurriculumConfig(**settings, run_dir=tmp_path / "one"))
     CurriculumConfig(**settings, run_dir=tmp_path / "two").to_yaml(tmp_path / "two.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--mixed_precision",
-        "no",
-    ]
-    command += ["--num_machines", "1", "--dynamo_backend", "no", "--main_process_port", "0"]
+    # `accelerate launch --cpu` starts one process, whatever the number asked for.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", MODULE, "--config-dir", str(tmp_path), "--config-name", "two"]
     done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from support.trainer_runs import split
 from fluxcore.training.ppo_config import RewardConfig
 
 TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), "ACCELERATE_USE_CPU": "true"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -31,7 +31,7 @@ def test_two_processes_train_as_one(tmp_path):
     torch.use_deterministic_algorithms(False)  # as in a process of the user's
     one = train(config("one"))
     config("two").to_yaml(tmp_path / "two.yaml")
-    # Not `accelerate launch --cpu`, which may start one process whatever the number asked for.
+    # `accelerate launch --cpu` starts one process, whatever the number asked for.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += ["-m", "fluxcore.trainers.ppo", "--config-dir", str(tmp_path), "--config-name", "two"]
     done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False)
