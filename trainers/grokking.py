@@ -7,26 +7,22 @@ Give the first command again after a kill: whole runs are kept, and the one that
 checkpoint. Started twice at the same time, the two share the grid. A run that fails is listed, and the others go on.
 """
 
-import fcntl
-import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 from fluxcore.trainers.surge_collapse import CONFIGS, SurgeCollapseConfig, train
 
 from fluxcore.cli.app import Commands
-from fluxcore.report.grokking import WHOLE, read_grid, rewrite_page, write_plot
+from fluxcore.report.grokking import read_grid, write_plot, write_table
+from fluxcore.training.grid import Job, open_grid, show_outcomes, train_grid
 from fluxcore.training.link_loss import LossName
 from fluxcore.training.optimizer_config import OptimizerName
 from fluxcore.training.surge_config import TriggerName
 
-log = logging.getLogger(__name__)
 EPS = (1e-8, 1e-30)
 
 
@@ -107,10 +103,11 @@ def run(
             raise ValueError(f"`variant` must be one of {', '.join(VARIANTS)}, got {name!r}")
     torch.set_num_threads(threads)
     cells = [Cell(name, each, seed) for seed in range(seeds) for name in chosen for each in eps or EPS]
-    outcomes = {cell.name: train_cell(cell, folder, steps) for cell in cells}
-    for name, outcome in outcomes.items():
-        typer.echo(f"{name}: {outcome}")
-    if any(outcome.startswith("failed") for outcome in outcomes.values()):
+    open_grid(folder, "grokking", {})
+    outcomes = train_grid(
+        folder, [Job(cell.name, partial(train_cell, cell, folder, steps), budget=steps) for cell in cells]
+    )
+    if not show_outcomes(outcomes):
         raise typer.Exit(1)
 
 
@@ -122,48 +119,14 @@ def report(
 ) -> None:
     """Write the table and the plot of the runs that are whole."""
     runs = read_grid(folder, list(VARIANTS))
-    rewrite_page(page, runs)
+    write_table(page, runs)
     write_plot(plot, runs)
     typer.echo(f"{len(runs)} whole runs in {page} and {plot}")
 
 
-def train_cell(cell: Cell, folder: Path, steps: int) -> str:
-    """Train a run unless it is whole or another process has it; what became of it, in words."""
-    run_dir = folder / cell.name
-    with locked(run_dir) as free:
-        if not free:
-            return "left to the process that trains it"
-        if is_whole(run_dir, steps):
-            return "kept"
-        try:
-            train(cell.configure(folder, steps))
-        except Exception as error:
-            log.exception("run %s failed", cell.name)
-            return f"failed, {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        last = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
-        (run_dir / WHOLE).write_text(json.dumps({"budget": steps, "steps": last["step"]}) + "\n")
-    return f"trained for {last['step']} steps"
-
-
-def is_whole(run_dir: Path, steps: int) -> bool:
-    """Whether the run spent this budget, or ended before a budget was spent."""
-    if not (run_dir / WHOLE).exists():
-        return False
-    done: dict[str, Any] = json.loads((run_dir / WHOLE).read_text())
-    return bool(done["budget"] >= steps or done["steps"] < done["budget"])
-
-
-@contextmanager
-def locked(run_dir: Path) -> Iterator[bool]:
-    """Hold a run for this process; whether it was free. A lock ends with its process, however that ends."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def train_cell(cell: Cell, folder: Path, steps: int) -> None:
+    """Train one run, or go on with it."""
+    train(cell.configure(folder, steps))
 
 
 if __name__ == "__main__":

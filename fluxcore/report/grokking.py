@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluxcore.errors import require
-from fluxcore.report.runs import read_metrics
+from fluxcore.report.markdown import markdown_table, rewrite_page
+from fluxcore.report.runs import WHOLE, read_metrics
 from fluxcore.report.theme import COLOURS, PNG_DPI, series_colour
 
-WHOLE = "whole.json"
-"""In the folder of a run that spent its budget or was stopped by its own rule."""
 NAME = re.compile(r"(?P<variant>\w+)-eps(?P<eps>[\de.+-]+)-seed(?P<seed>\d+)")
 FITS, GROKS = 0.999, 0.99
 """Accuracy on the training rows, and on the test rows, from which a run counts as fitting and as grokking."""
-BEGIN, END = "<!-- begin: written by the report -->", "<!-- end: written by the report -->"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +86,8 @@ def read_grokking_run(folder: Path, variant: str, eps: float, seed: int) -> Grok
 
 def table(runs: Iterable[GrokkingRun]) -> str:
     """A line of Markdown a run."""
-    lines = [
-        "| variant | eps | seed | steps | fits at | groks at | best test accuracy | test accuracy at the end "
-        "| training loss at the end | rows of loss 0 at the end |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["variant", "eps", "seed", "steps", "fits at", "groks at", "best test accuracy", "test accuracy at the end"]
+    rows = []
     for run in runs:
         fits, groks = run.first(run.train_accuracy, FITS), run.first(run.accuracy, GROKS)
         cells = [
@@ -107,23 +102,13 @@ def table(runs: Iterable[GrokkingRun]) -> str:
             f"{run.train_loss[-1]:.1e}",
             f"{run.zero_loss[-1]:.0%}",
         ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table([*head, "training loss at the end", "rows of loss 0 at the end"], rows)
 
 
-def rewrite_page(page: Path, runs: Sequence[GrokkingRun]) -> None:
-    """Replace what stands between the two marks of a page by the table.
-
-    Raises:
-        FileNotFoundError: there is no such page.
-        ValueError: it lacks a mark.
-    """
-    text = page.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(END) < text.index(BEGIN):
-        raise ValueError(f"`page` must have one line {BEGIN} and after it one {END}, and {page} has not")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n\n{table(runs)}\n\n{END}{after}", encoding="utf-8")
+def write_table(page: Path, runs: Sequence[GrokkingRun]) -> None:
+    """Replace the table of a page; errors as in `rewrite_page`."""
+    rewrite_page(page, table(runs))
 
 
 def write_plot(path: Path, runs: Sequence[GrokkingRun]) -> None:

@@ -14,6 +14,8 @@ from fluxcore.errors import require
 
 # What two runs may differ in and still be compared: the order itself, the seed, and where the run was kept.
 COMPARED_KEYS = frozenset({"order", "seed", "run_dir", "resume"})
+WHOLE = "whole.json"
+"""In the folder of a run of a grid that spent its budget or was stopped by its own rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -17,6 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from fluxcore.cli.app import EXIT_ERROR, EXIT_INTERRUPTED, describe, show_error
 from fluxcore.errors import FluxcoreError
 from fluxcore.training.config import ConfigError, build, explain, register
+from fluxcore.training.grid import Job, open_grid, show_outcomes, train_grid
+from fluxcore.training.resume import flat, is_free
+from fluxcore.training.run_folder import new_path
 from fluxcore.training.trainer_config import TrainerConfig
 
 EXIT_USAGE = 2
@@ -31,12 +36,15 @@ QUIET_HYDRA = [
     "hydra/hydra_logging=none",
 ]
 C = TypeVar("C", bound=TrainerConfig)
+R = TypeVar("R")
 
 
 def launch(config_type: type[C], train: Callable[[C], Any], config_dir: Path) -> None:
     """Run `train` with the configuration that the command line describes.
 
-    Under `--multirun` each job trains in `run_dir/JOB`, where `run_dir` is given.
+    Under `--multirun` all configurations are checked before the first run begins; each run trains in a folder below
+    `run_dir` that is named after the keys that the runs differ in, `sweep_processes` at once. Given again, the same
+    command keeps whole runs and goes on with the others; one that fails is listed, and the exit code is 1 then.
 
     Args:
         config_type: The configuration; registered as `NAME_schema`.
@@ -63,21 +71,54 @@ def launch(config_type: type[C], train: Callable[[C], Any], config_dir: Path) ->
             fail(explain(error, config_type), EXIT_USAGE)
         except ValueError as error:
             fail(str(error), EXIT_USAGE)
-        if HydraConfig.get().mode == RunMode.MULTIRUN and config.run_dir is not None:
-            config.run_dir = config.run_dir / str(HydraConfig.get().job.num)
-        try:
-            train(config)
-        except ConfigError as error:
-            fail(str(error), EXIT_USAGE)
-        except (FluxcoreError, ValueError, OSError) as error:
-            fail(describe(error), EXIT_ERROR)
-        except KeyboardInterrupt:
-            fail("interrupted; give the same `run_dir` again to go on from its last checkpoint", EXIT_INTERRUPTED)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            swept.append(config)
+        else:
+            ending(lambda: train(config))
 
+    swept: list[C] = []
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir), config_name="default")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, config_type), EXIT_USAGE)
+    if swept and not ending(lambda: train_sweep(swept, train)):
+        raise SystemExit(EXIT_ERROR)
+
+
+def ending(call: Callable[[], R]) -> R:
+    """Call, and end the process with a short message for what the user can mend."""
+    try:
+        return call()
+    except ConfigError as error:
+        fail(str(error), EXIT_USAGE)
+    except (FluxcoreError, ValueError, OSError) as error:
+        fail(describe(error), EXIT_ERROR)
+    except KeyboardInterrupt:
+        fail("interrupted; give the same `run_dir` again to go on from its last checkpoint", EXIT_INTERRUPTED)
+
+
+def train_sweep(configs: Sequence[C], train: Callable[[C], Any]) -> bool:
+    """Train each configuration in a folder of its own below their common `run_dir`; whether none failed.
+
+    Raises:
+        ConfigError: two runs are the same, or the folder holds other runs.
+    """
+    plain = [flat(config.to_dict()) for config in configs]
+    keys = [key for key in plain[0] if any(values.get(key) != plain[0][key] for values in plain)]
+    names = [",".join(f"{key}={values.get(key)}".replace("/", "_") for key in keys) or "run" for values in plain]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"runs must differ in a key, and two are the same: {repeated[0]}\n\nTake a value out.")
+    config = configs[0]
+    folder = config.run_dir.expanduser() if config.run_dir is not None else new_path(Path("outputs") / config.name)
+    extended = {"steps"} if config.may_be_extended() else set()
+    shared = {key: value for key, value in plain[0].items() if key not in keys and not is_free(key, extended)}
+    open_grid(folder, config.name, shared)
+    jobs = []
+    for each, name in zip(configs, names, strict=True):
+        each.run_dir = folder / name
+        jobs.append(Job(name, partial(train, each), budget=each.steps if each.may_be_extended() else None))
+    return show_outcomes(train_grid(folder, jobs, processes=config.sweep_processes))
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 # They change what is written and shown, and not what is learned.
 FREE_TO_CHANGE = {
     *("log_every", "save_every", "generate_every", "keep_last", "prompts", "sample_tokens", "top_p", "tokenizer"),
-    *("run_dir", "resume", "trackers", "wandb_project", "wandb_mode", "log_level"),
+    *("run_dir", "resume", "trackers", "wandb_project", "wandb_mode", "log_level", "sweep_processes"),
 }
 
 
@@ -42,15 +42,17 @@ def find_checkpoint(
         return None
     found = Checkpoints(folder.checkpoints).newest() if resume == "auto" else read_checkpoint(Path(resume))
     if found is not None:
-        check_same(found, config, FREE_TO_CHANGE.union(free))
+        check_same(found, config, free)
     return found
 
 
 def check_same(checkpoint: Checkpoint, config: Mapping[str, Any], free: Collection[str]) -> None:
     """Refuse to go on with another configuration: the result would be of neither."""
-    saved: Mapping[str, Any] = checkpoint.info["config"]
+    saved, config = flat(checkpoint.info["config"]), flat(config)
     different = [
-        key for key in sorted(saved.keys() | config.keys()) if key not in free and saved.get(key) != config.get(key)
+        key
+        for key in sorted(saved.keys() | config.keys())
+        if not is_free(key, free) and saved.get(key) != config.get(key)
     ]
     if different:
         changes = ", ".join(f"{key}={saved.get(key)} is now {config.get(key)}" for key in different)
@@ -58,3 +60,17 @@ def check_same(checkpoint: Checkpoint, config: Mapping[str, Any], free: Collecti
             f"`resume` needs the configuration of {checkpoint.path}, but {changes}"
             "\n\nSet it back, or start anew in another run_dir."
         )
+
+
+def is_free(key: str, more: Collection[str] = ()) -> bool:
+    """Whether a key, with its path where it is of a nested configuration, changes nothing in what is learned."""
+    name = key.rpartition(".")[2]
+    return name in FREE_TO_CHANGE or name in more
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Keys of nested configurations with their path, such as `kl.target`."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found

@@ -114,6 +114,8 @@ class TrainerConfig(ConfigFile):
     says, or online."""
     wandb_project: str = "fluxcore"
     """W&B project."""
+    sweep_processes: int = 1
+    """Of --multirun: runs that train at once, each in a process of its own."""
     log_level: LogLevel = LogLevel.info
     """debug, info, warning or error."""
 
@@ -123,7 +125,7 @@ class TrainerConfig(ConfigFile):
 
     def __post_init__(self) -> None:
         self.coerce()
-        for name in ("batch_size", "accumulation", "log_every", "keep_last", "sample_tokens"):
+        for name in ("batch_size", "accumulation", "log_every", "keep_last", "sample_tokens", "sweep_processes"):
             require_at_least(self, name, 1)
         for name in ("seed", "split_seed", "warmup_steps", "weight_decay", "grad_clip"):
             require_at_least(self, name, 0)

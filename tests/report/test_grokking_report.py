@@ -3,7 +3,9 @@ import math
 
 import pytest
 
-from fluxcore.report.grokking import BEGIN, END, WHOLE, read_grid, rewrite_page, table, write_plot
+from fluxcore.report.grokking import read_grid, table, write_plot, write_table
+from fluxcore.report.markdown import BEGIN, END
+from fluxcore.report.runs import WHOLE
 
 VARIANTS = ["ortho", "softmax"]
 
@@ -65,12 +67,12 @@ def test_the_page_is_rewritten_between_its_marks(grid, tmp_path):
     page.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nWhat it means.\n")
     runs = read_grid(grid, VARIANTS)
     for _ in range(2):
-        rewrite_page(page, runs)
+        write_table(page, runs)
         text = page.read_text()
         assert text == f"# Title\n\n{BEGIN}\n\n{table(runs)}\n\n{END}\n\nWhat it means.\n"
     page.write_text("# Title\n")
     with pytest.raises(ValueError, match="`page` must have one line"):
-        rewrite_page(page, runs)
+        write_table(page, runs)
 
 
 def test_the_plot_is_a_png(grid, tmp_path):

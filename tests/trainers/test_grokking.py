@@ -1,11 +1,13 @@
 import pytest
 import torch
 from fluxcore.trainers import grokking
-from fluxcore.trainers.grokking import EPS, VARIANTS, Cell, app, locked
+from fluxcore.trainers.grokking import EPS, VARIANTS, Cell, app
 from support.trainer_runs import metrics
 from typer.testing import CliRunner
 
-from fluxcore.report.grokking import BEGIN, END, WHOLE
+from fluxcore.report.markdown import BEGIN, END
+from fluxcore.report.runs import WHOLE
+from fluxcore.training.grid import locked, open_grid
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def test_a_failed_run_is_listed_and_the_others_go_on(command, monkeypatch):
 
 
 def test_two_processes_share_the_grid(command, tmp_path):
+    open_grid(tmp_path / "grid", "grokking", {})
     with locked(tmp_path / "grid" / "softmax-eps1e-08-seed0") as free:
         assert free
         result = command("run", "--steps", "2", "--seeds", "1", "--variant", "softmax")

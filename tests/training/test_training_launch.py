@@ -1,11 +1,15 @@
+import json
+import os
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from fluxcore.training.config import ConfigError
+from fluxcore.training.grid import Job, open_grid, train_grid
 from fluxcore.training.launch import launch
 from fluxcore.training.trainer_config import TrainerConfig
 
@@ -48,7 +52,68 @@ def test_new_keys_of_a_mapping(command):
 
 def test_multirun_gives_each_job_its_folder(command):
     configs = command("--multirun", "data=/x", "run_dir=runs", "seed=1,2")
-    assert [(config.seed, config.run_dir) for config in configs] == [(1, Path("runs/0")), (2, Path("runs/1"))]
+    assert [(config.seed, config.run_dir) for config in configs] == [(1, Path("runs/seed=1")), (2, Path("runs/seed=2"))]
+
+
+def test_a_sweep_is_trained_once_and_extended(command, capsys):
+    assert len(command("--multirun", "data=/x", "run_dir=runs", "seed=1,2")) == 2
+    assert [config.seed for config in command("--multirun", "data=/x", "run_dir=runs", "seed=1,2,3")] == [3]
+    assert capsys.readouterr().out.splitlines()[-3:-1] == ["seed=1: kept", "seed=2: kept"]
+
+
+def test_a_run_of_a_sweep_that_fails_is_listed_and_the_others_go_on(command, capsys):
+    trained = []
+
+    def train(config):
+        if config.seed == 1:
+            raise RuntimeError("out of memory\nat length")
+        trained.append(config.seed)
+
+    with pytest.raises(SystemExit) as ended:
+        command("--multirun", "data=/x", "run_dir=runs", "seed=1,2", train=train)
+    assert ended.value.code == 1
+    assert trained == [2]
+    assert "seed=1: failed, RuntimeError: out of memory\n" in capsys.readouterr().out
+
+
+def test_a_sweep_with_a_wrong_run_trains_none(command):
+    trained = []
+    with pytest.raises(SystemExit) as ended:
+        command("--multirun", "data=/x", "run_dir=runs", "seed=1,-1", train=trained.append)
+    assert (ended.value.code, trained) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (lambda folder: open_grid(folder, "another", {}), "holds runs of the experiment another"),
+        (lambda folder: open_grid(folder, "plain", {"lr": 0.25}), "lr=0.25 is now 0.0006"),
+        (lambda folder: (folder.mkdir(), (folder / "x").touch()), "is not empty, and no folder of runs"),
+    ],
+)
+def test_the_folder_of_other_runs_is_refused(command, tmp_path, capsys, before, message):
+    before(tmp_path / "runs")
+    trained = []
+    with pytest.raises(SystemExit) as ended:
+        command("--multirun", "data=/x", "run_dir=runs", "seed=1,2", train=trained.append)
+    assert (ended.value.code, trained) == (2, [])
+    assert message in capsys.readouterr().err
+
+
+def trains(folder, seed):
+    """Writes what a run leaves, unless it is one that dies."""
+    if seed == 1:
+        os._exit(9)
+    (folder / f"seed={seed}" / "metrics.jsonl").write_text(json.dumps({"step": seed}) + "\n")
+
+
+def test_processes_share_a_sweep_and_outlive_each_other(tmp_path):
+    jobs = [Job(f"seed={seed}", partial(trains, tmp_path, seed)) for seed in (1, 2, 3)]
+    assert train_grid(tmp_path, jobs, processes=2) == {
+        "seed=1": "failed, its process ended",
+        "seed=2": "trained for 2 steps",
+        "seed=3": "trained for 3 steps",
+    }
 
 
 @pytest.mark.parametrize(
