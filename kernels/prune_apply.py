@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from fluxcore.kernels.prune_keys import KINDS, candidates_of, keys_of, load_keys, load_some, normals
+from fluxcore.kernels.prune_keys import KINDS, candidates_of, keys_of, load_keys, load_some, numbers_of, run_length
 from fluxcore.kernels.rows import NUM_WARPS, THREADS, on_device
 from torch import Tensor
 
@@ -27,7 +27,7 @@ def all_but_largest(w_ptr, mask_ptr, keys, places, inside, keep, GROUP: tl.const
     first = places // GROUP * GROUP
     larger = tl.zeros_like(keys)
     for i in range(GROUP):
-        other = load_keys(w_ptr, mask_ptr, first + i, inside, 0, 0, 0, 0, HAS_MASK)
+        other = load_keys(w_ptr, mask_ptr, first + i, inside, 0, 0, 0, 0, HAS_MASK, 0)
         larger += ((other > keys) | ((other == keys) & (first + i > places))).to(tl.int32)
     return (keys >= 0) & (larger >= keep)
 
@@ -37,7 +37,7 @@ def apply_tile(
     counts, w_ptr, g_ptr, mask_ptr, s0_ptr, s1_ptr, drop_key, drop_index, regrow_key, regrow_index,
     places, inside, offset, key, step, noise_std, keep,
     KIND: tl.constexpr, HAS_MASK: tl.constexpr, NOISE: tl.constexpr, STATES: tl.constexpr, WEIGHTS: tl.constexpr,
-    GROUP: tl.constexpr, WHOLE: tl.constexpr,
+    GROUP: tl.constexpr, RUN: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     # A tile of prune_apply_kernel. Gives `counts`, of ten bits each, with the tile's.
     index = offset + places
@@ -51,7 +51,7 @@ def apply_tile(
         dropped = chosen_by(drop_key, drop_index, keys, index)
     regrown = dropped & (keys < 0)
     if KIND != 3:
-        others = load_keys(g_ptr, mask_ptr, places, inside, offset, key, step, KIND, HAS_MASK, WHOLE)
+        others = load_keys(g_ptr, mask_ptr, places, inside, offset, key, step, KIND, HAS_MASK, RUN, WHOLE)
         regrown = chosen_by(regrow_key, regrow_index, others, index)
     touched = dropped | regrown
     if STATES >= 1:
@@ -61,7 +61,7 @@ def apply_tile(
     if WEIGHTS:
         value = tl.zeros_like(keys).to(tl.float32)
         if NOISE:
-            value = tl.where(regrown, normals(index, key, step) * noise_std, value)
+            value = tl.where(regrown, numbers_of(index, key, step, True, RUN) * noise_std, value)
         # All are written, so that they are by vectors.
         w = tl.where(touched, value.to(w.dtype), w)
         after = ((active & (dropped == 0)) | regrown) if HAS_MASK else active
@@ -83,7 +83,8 @@ def prune_apply_kernel(
     w_ptr, g_ptr, mask_ptr, s0_ptr, s1_ptr, drop_ptr, regrow_ptr, counts_ptr, n, offset, key, step,
     noise_std: tl.float32, keep,
     KIND: tl.constexpr, HAS_MASK: tl.constexpr, NOISE: tl.constexpr, STATES: tl.constexpr, WEIGHTS: tl.constexpr,
-    GROUP: tl.constexpr, LANES: tl.constexpr, DEPTH: tl.constexpr, VEC: tl.constexpr, TILES: tl.constexpr,
+    GROUP: tl.constexpr, RUN: tl.constexpr,
+    LANES: tl.constexpr, DEPTH: tl.constexpr, VEC: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     # Dropped weights become 0 and inactive, regrown ones noise and active, and up to two moments 0 at both. With GROUP
     # weights are dropped by that pattern.
@@ -103,14 +104,14 @@ def prune_apply_kernel(
         counts = apply_tile(
             counts, w_ptr, g_ptr, mask_ptr, s0_ptr, s1_ptr, drop_key, drop_index, regrow_key, regrow_index,
             begin + tile * BLOCK + lane, lane >= 0, offset, key, step, noise_std, keep,
-            KIND, HAS_MASK, NOISE, STATES, WEIGHTS, GROUP, True,
+            KIND, HAS_MASK, NOISE, STATES, WEIGHTS, GROUP, RUN, True,
         )  # fmt: skip
     for start in range(begin + whole * SPAN, end, SPAN):
         places = lane.to(tl.int64) + start
         counts = apply_tile(
             counts, w_ptr, g_ptr, mask_ptr, s0_ptr, s1_ptr, drop_key, drop_index, regrow_key, regrow_index,
             places, (lane < SPAN) & (places < end), offset, key, step, noise_std, keep,
-            KIND, HAS_MASK, NOISE, STATES, WEIGHTS, GROUP, False,
+            KIND, HAS_MASK, NOISE, STATES, WEIGHTS, GROUP, RUN, False,
         )  # fmt: skip
     if WEIGHTS:
         tl.atomic_add(counts_ptr, tl.sum((counts & 1023).to(tl.int64), axis=0))
@@ -156,6 +157,7 @@ def launch_prune_apply(
                     n, offsets[i], keys[i], step, float(noise_std[i]), keep,
                     KIND=KINDS[kind], HAS_MASK=bool(masks), NOISE=noise_std[i] > 0 and kind != "none",
                     STATES=len(pair), WEIGHTS=number + 1 == len(rounds), GROUP=group,
+                    RUN=run_length(BLOCK, offsets[i], span),
                     LANES=THREADS, DEPTH=BLOCK // (THREADS * vec), VEC=vec, TILES=TILES, num_warps=NUM_WARPS,
                 )  # fmt: skip
     return counts

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
-from fluxcore.kernels.prune_keys import KINDS, load_keys
+from fluxcore.kernels.prune_keys import KINDS, load_keys, run_length
 from fluxcore.kernels.rows import NUM_WARPS, THREADS, on_device
 from torch import Tensor
 
@@ -24,9 +24,9 @@ ALL = (1 << 63) - 1
 def count_tile(
     counts, x_ptr, mask_ptr, prefix, places, inside, offset, key, step,
     SHIFT: tl.constexpr, BINS: tl.constexpr, FIRST: tl.constexpr, KIND: tl.constexpr, HAS_MASK: tl.constexpr,
-    WHOLE: tl.constexpr,
+    RUN: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    keys = load_keys(x_ptr, mask_ptr, places, inside, offset, key, step, KIND, HAS_MASK, WHOLE)
+    keys = load_keys(x_ptr, mask_ptr, places, inside, offset, key, step, KIND, HAS_MASK, RUN, WHOLE)
     match = keys >= 0
     if not FIRST:
         match = match & ((keys >> (SHIFT + 10)) == prefix)
@@ -37,6 +37,7 @@ def count_tile(
 def histogram_kernel(
     x_ptr, mask_ptr, prefix_ptr, histogram_ptr, n, offset, key, step,
     SHIFT: tl.constexpr, BINS: tl.constexpr, FIRST: tl.constexpr, KIND: tl.constexpr, HAS_MASK: tl.constexpr,
+    RUN: tl.constexpr,
     LANES: tl.constexpr, DEPTH: tl.constexpr, VEC: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
     # Add the counts of the keys' next bits, of those keys that agree with the prefix.
@@ -52,13 +53,13 @@ def histogram_kernel(
         places = begin + tile * BLOCK + lane
         counts = count_tile(
             counts, x_ptr, mask_ptr, prefix, places, lane >= 0, offset, key, step,
-            SHIFT, BINS, FIRST, KIND, HAS_MASK, True,
+            SHIFT, BINS, FIRST, KIND, HAS_MASK, RUN, True,
         )  # fmt: skip
     places = begin + whole * BLOCK + lane
     if (whole < TILES) & (begin + whole * BLOCK < n):
         counts = count_tile(
             counts, x_ptr, mask_ptr, prefix, places, places < n, offset, key, step,
-            SHIFT, BINS, FIRST, KIND, HAS_MASK, False,
+            SHIFT, BINS, FIRST, KIND, HAS_MASK, RUN, False,
         )  # fmt: skip
     bins = tl.arange(0, BINS)
     tl.atomic_add(histogram_ptr + bins, counts, mask=counts > 0)
@@ -67,30 +68,30 @@ def histogram_kernel(
 @triton.jit(do_not_specialize=["n", "offset", "key", "step"])
 def ties_kernel(
     x_ptr, mask_ptr, cut_ptr, ties_ptr, n, offset, key, step,
-    KIND: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, HAS_MASK: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # How many keys of each block equal the cut's.
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     cut = tl.load(cut_ptr).to(tl.int32)
     if (tl.program_id(0).to(tl.int64) + 1) * BLOCK <= n:
-        keys = load_keys(x_ptr, mask_ptr, places, places >= 0, offset, key, step, KIND, HAS_MASK, True)
+        keys = load_keys(x_ptr, mask_ptr, places, places >= 0, offset, key, step, KIND, HAS_MASK, RUN, True)
         tl.store(ties_ptr + tl.program_id(0), tl.sum((keys == cut).to(tl.int32), axis=0))
     else:
-        keys = load_keys(x_ptr, mask_ptr, places, places < n, offset, key, step, KIND, HAS_MASK)
+        keys = load_keys(x_ptr, mask_ptr, places, places < n, offset, key, step, KIND, HAS_MASK, RUN)
         tl.store(ties_ptr + tl.program_id(0), tl.sum((keys == cut).to(tl.int32), axis=0))
 
 
 @triton.jit(do_not_specialize=["n", "offset", "key", "step", "first_block", "blocks"])
 def last_tie_kernel(
     x_ptr, mask_ptr, cut_ptr, block_ptr, wanted_ptr, n, offset, key, step, first_block, blocks,
-    KIND: tl.constexpr, HAS_MASK: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, HAS_MASK: tl.constexpr, RUN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # One program: the index up to which ties are chosen. `block` is where the last chosen tie is, counted over all
     # tensors of the search, and `wanted` which of that block's ties it is.
     block = tl.load(block_ptr) - first_block
     here = (block >= 0) & (block < blocks)
     places = tl.where(here, block, 0) * BLOCK + tl.arange(0, BLOCK)
-    keys = load_keys(x_ptr, mask_ptr, places, places < n, offset, key, step, KIND, HAS_MASK)
+    keys = load_keys(x_ptr, mask_ptr, places, places < n, offset, key, step, KIND, HAS_MASK, RUN)
     tied = (keys == tl.load(cut_ptr).to(tl.int32)).to(tl.int32)
     nth = tl.cumsum(tied, axis=0)
     found = (tied == 1) & (nth == tl.load(wanted_ptr).to(tl.int32))
@@ -136,7 +137,7 @@ def launch_select_smallest(
                 vec = 16 // weights[i].element_size()
                 histogram_kernel[grid](
                     *common[i], prefix[owner[i]], counted[owner[i]], *places[i],
-                    SHIFT=shift, BINS=bins, FIRST=number == 0, **options,
+                    SHIFT=shift, BINS=bins, FIRST=number == 0, RUN=run_length(BLOCK, offsets[i]), **options,
                     LANES=THREADS, DEPTH=BLOCK // (THREADS * vec), VEC=vec, TILES=TILES, num_warps=NUM_WARPS,
                 )  # fmt: skip
             cumulated = counted.to(torch.int64).cumsum(1)
@@ -180,9 +181,11 @@ def _cut_ties(
         total += blocks[i]
     ties = torch.zeros(total, dtype=torch.int32, device=cuts.device)
     for i in group:
-        ties_kernel[(blocks[i],)](*common[i], cuts[i], ties[first[i] :], *places[i], **options)
+        run = run_length(BLOCK, places[i][1])
+        ties_kernel[(blocks[i],)](*common[i], cuts[i], ties[first[i] :], *places[i], RUN=run, **options)
     cumulated = ties.to(torch.int64).cumsum(0)
     block = (cumulated < wanted).sum().clamp_max(total - 1)
     nth = wanted - (cumulated[block.reshape(1)] - ties[block.reshape(1)]).squeeze(0)
     for i in group:
-        last_tie_kernel[(1,)](*common[i], cuts[i], block, nth, *places[i], first[i], blocks[i], **options)
+        sought = (block, nth, *places[i], first[i], blocks[i])
+        last_tie_kernel[(1,)](*common[i], cuts[i], *sought, RUN=run_length(BLOCK, places[i][1]), **options)

@@ -1,6 +1,6 @@
 #pragma once
 
-// A square of numbers turned over, in registers. Include after common/simd.hpp.
+// Squares of numbers turned over, in registers. Include after common/simd.hpp.
 
 #include <utility>
 
@@ -30,19 +30,20 @@ constexpr auto upper_lanes(std::integer_sequence<int, Lane...> /*lanes*/) {
   return std::integer_sequence<int, ((Lane & half) == 0 ? Lane + half : lanes + Lane)...>{};
 }
 
-// rows[i][j] and rows[j][i] change places, for all kLanes x kLanes: first in quarters of the square, then within them.
-template <class C, int half = kLanes<C> / 2>
+// rows[i][j] and rows[j][i] change places, in each of the squares of `size` x `size` that lie side by side in `size`
+// rows: first in quarters of a square, then within them.
+template <class C, int size = kLanes<C>, int half = size / 2>
 inline void transpose(Vec<C>* rows) {
   if constexpr (half > 0) {
     using Lanes = std::make_integer_sequence<int, kLanes<C>>;
-    for (int i = 0; i < kLanes<C>; ++i) {
+    for (int i = 0; i < size; ++i) {
       if ((i & half) != 0) continue;
       const Vec<C> first = rows[i];
       const Vec<C> second = rows[i + half];
       rows[i] = lanes_of<C>(first, second, lower_lanes<half>(Lanes{}));
       rows[i + half] = lanes_of<C>(first, second, upper_lanes<half>(Lanes{}));
     }
-    transpose<C, half / 2>(rows);
+    transpose<C, size, half / 2>(rows);
   }
 }
 

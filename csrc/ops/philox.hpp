@@ -5,11 +5,11 @@
 //
 // Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011): Philox4x32-10.
 //
-// Of each 64 consecutive indices, 16 counters serve four words each: index i takes word (i / 16) % 4 of counter
-// (i / 64) * 16 + i % 16, so that 16 words of one number lie side by side. Words of the counter: its low half, its high
-// half with the stream in the top bit, the low and the high half of the step.
+// A counter serves four neighbours: index i takes word i % 4 of counter i / 4. Words of the counter: its low half, its
+// high half with the stream in the top bit, the low and the high half of the step.
 
 #include "common/simd.hpp"
+#include "common/simd_transpose.hpp"
 
 #if defined(__SSE2__) && !defined(__AVX2__)
 #include <emmintrin.h>
@@ -68,11 +68,11 @@ inline void philox(std::uint64_t key, Words (&c)[4]) {
   for (int word = 0; word < 4; ++word) c[word] = bits_as<Words>((even[word] & 0xffffffffU) | odd[word] << 32);
 }
 
-// The words of lanes [lane, lane + kLanes) of the 16 counters of a block of indices.
-inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream stream, std::int64_t block, int lane,
+// The words of counters [first, first + kLanes) of the 16 of a block, in the order that in_order puts right.
+inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream stream, std::int64_t block, int first,
                          Words (&c)[4]) {
-  const std::uint64_t counter = static_cast<std::uint64_t>(block) * 16 + static_cast<std::uint64_t>(lane);
-  for (int i = 0; i < kLanes<float>; ++i) c[0][i] = static_cast<std::uint32_t>(i);
+  const std::uint64_t counter = static_cast<std::uint64_t>(block) * 16 + static_cast<std::uint64_t>(first);
+  for (int i = 0; i < kLanes<float>; ++i) c[0][i] = static_cast<std::uint32_t>(kLanes<float> / 4 * (i % 4) + i / 4);
   c[0] += static_cast<std::uint32_t>(counter);  // no carry: the counters of a block differ in their low 4 bits
   c[1] = Words{} + (static_cast<std::uint32_t>(counter >> 32) | static_cast<std::uint32_t>(stream) << 31);
   c[2] = Words{} + static_cast<std::uint32_t>(step);
@@ -80,12 +80,19 @@ inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream str
   philox(key, c);
 }
 
+// From a vector for each word to the order of indices, in which a counter's four words lie side by side. Only lanes of
+// the same four trade places, which costs least: so lane 4 q + j has counter j kLanes / 4 + q.
+inline void in_order(Vec<float> (&numbers)[4]) { transpose<float, 4>(numbers); }
+
 // The words of one block of 64 indices, in their order.
 inline void random_words(std::uint64_t key, std::uint64_t step, std::int64_t block, std::uint32_t* out) {
-  for (int lane = 0; lane < 16; lane += kLanes<float>) {
+  for (int first = 0; first < 16; first += kLanes<float>) {
     Words c[4];
-    philox_words(key, step, PhiloxStream::choice, block, lane, c);
-    for (std::ptrdiff_t word = 0; word < 4; ++word) std::memcpy(out + 16 * word + lane, &c[word], sizeof(Words));
+    philox_words(key, step, PhiloxStream::choice, block, first, c);
+    Vec<float> words[4];
+    for (int word = 0; word < 4; ++word) words[word] = bits_as<Vec<float>>(c[word]);
+    in_order(words);
+    std::memcpy(out + 4 * static_cast<std::ptrdiff_t>(first), words, sizeof(words));
   }
 }
 
@@ -142,16 +149,13 @@ inline void normal_pair(Words first, Words second, Vec<float>& cosine, Vec<float
 
 // Normal numbers of one block of 64 indices, in their order.
 inline void normals(std::uint64_t key, std::uint64_t step, std::int64_t block, float* out) {
-  for (int lane = 0; lane < 16; lane += kLanes<float>) {
+  for (int first = 0; first < 16; first += kLanes<float>) {
     Words c[4];
-    philox_words(key, step, PhiloxStream::normal, block, lane, c);
-    for (std::ptrdiff_t pair = 0; pair < 2; ++pair) {
-      Vec<float> cosine{};
-      Vec<float> sine{};
-      normal_pair(c[2 * pair], c[2 * pair + 1], cosine, sine);
-      store(cosine, out + 32 * pair + lane);
-      store(sine, out + 32 * pair + 16 + lane);
-    }
+    philox_words(key, step, PhiloxStream::normal, block, first, c);
+    Vec<float> numbers[4];
+    for (int pair = 0; pair < 4; pair += 2) normal_pair(c[pair], c[pair + 1], numbers[pair], numbers[pair + 1]);
+    in_order(numbers);
+    std::memcpy(out + 4 * static_cast<std::ptrdiff_t>(first), numbers, sizeof(numbers));
   }
 }
 

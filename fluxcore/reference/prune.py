@@ -76,9 +76,9 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
 
 
 def _layout(count: int, offset: int, device: torch.device | None) -> tuple[Tensor, Tensor]:
-    # Word and counter of each index: 16 counters serve 64 consecutive indices, 16 with each word.
+    # Word and counter of each index: a counter serves four neighbours.
     index = torch.arange(offset, offset + count, device=device)
-    return index >> 4 & 3, (index >> 6) * 16 + (index & 15)
+    return index & 3, index >> 2
 
 
 def selected_count(fraction: float, candidates: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ import torch
 
 import fluxcore
 
-SIZES = {"a": (37, 11), "b": (3001,), "c": (0,)}
+# In `a` threads make four random numbers at a time, in `b`, a part that begins anywhere, one.
+SIZES = {"a": (37, 61), "b": (1201,), "c": (0,)}
 OPTIONS = {"drop_fraction": 0.4, "regrow_fraction": 0.5, "seed": 2, "step": 7, "offsets": {"b": 77}}
 TRITON = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
