@@ -65,6 +65,12 @@ def new_axes() -> tuple[Any, Any]:
     canvas = Canvas(figsize=(5.4, 3.5), layout="constrained")
     FigureCanvasAgg(canvas)
     axes = canvas.add_subplot()
+    style_axes(axes)
+    return canvas, axes
+
+
+def style_axes(axes: Any) -> None:
+    """Give axes the page's style."""
     ink, quiet = COLOURS["ink"].light, COLOURS["quiet"].light
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(quiet)
@@ -73,7 +79,6 @@ def new_axes() -> tuple[Any, Any]:
     axes.yaxis.label.set(color=ink, size=10.5)
     axes.grid(color=COLOURS["grid"].light, linewidth=0.7)
     axes.set_axisbelow(True)
-    return canvas, axes
 
 
 def add_legend(axes: Any, **options: Any) -> None:

@@ -6,7 +6,6 @@ from functools import partial
 from accelerate import Accelerator
 from torch import nn
 
-from fluxcore.data import Loader, Order
 from fluxcore.data.batch import Batch
 from fluxcore.training.accumulation import micro_batches
 from fluxcore.training.language_model import token_sums
@@ -41,18 +40,7 @@ class LanguageTask:
         self.loss = config.link_loss()
         self.measure = partial(token_sums, loss=self.loss.without_penalty())
         self.validation = data.validation
-        self.loader = Loader(
-            data.ds,
-            Order.shuffled(),
-            subset=data.plan.chunk_ids,
-            epochs=data.plan.epochs,
-            global_batch_size=data.chunks_per_step,
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            seed=config.seed,
-            out="int64",
-            pin=accelerator.device.type == "cuda",
-        )
+        self.loader = data.shuffled_loader(accelerator, config.seed)
         self.model: nn.Module = load_model(
             config.model, vocab_size=data.vocab_size, context=data.seq, overrides=config.model_args
         )

@@ -5,7 +5,7 @@ from enum import StrEnum, auto
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fluxcore.training.config import ConfigFile
+from fluxcore.training.config import ConfigError, ConfigFile
 from fluxcore.training.schedule import ScheduleName
 
 
@@ -157,3 +157,21 @@ def require_at_least(config: TrainerConfig, name: str, least: int) -> None:
     value = getattr(config, name)
     if not value >= least:
         raise ValueError(f"`{name}` must be >= {least}, got {value}")
+
+
+def require_within_run(config: TrainerConfig, steps: int) -> None:
+    """Refuse a warm-up or an interval between validations that a run of so many steps never comes to the end of.
+
+    Raises:
+        ConfigError: which, and how long the run is.
+    """
+    if config.warmup_steps >= steps and config.warmup_steps > 0:
+        raise ConfigError(
+            f"`warmup_steps` must be shorter than the run of {steps} steps, got {config.warmup_steps}"
+            "\n\nTrain longer, or set warmup_steps lower."
+        )
+    if config.eval_every > steps:
+        raise ConfigError(
+            f"`eval_every` must be at most the {steps} steps of the run, got {config.eval_every}"
+            "\n\nTrain longer, or set eval_every lower; 0 validates at the end alone."
+        )

@@ -7,7 +7,7 @@ import numpy as np
 from accelerate import Accelerator
 
 import fluxcore.data
-from fluxcore.data import Dataset
+from fluxcore.data import Dataset, Loader, Order
 from fluxcore.training.config import ConfigError
 from fluxcore.training.embedded_data import embedded_data
 from fluxcore.training.split import Ids, Plan, chunk_keys, plan_run, sample_chunks, split_by_document
@@ -32,6 +32,21 @@ class TrainingData:
     vocab_size: int
     tokenizer: Path
     """`tokenizer.json` for samples; need not exist."""
+
+    def shuffled_loader(self, accelerator: Accelerator, seed: int) -> Loader:
+        """The chunks of the plan in another order each epoch, a step's over all ranks at a time."""
+        return Loader(
+            self.ds,
+            Order.shuffled(),
+            subset=self.plan.chunk_ids,
+            epochs=self.plan.epochs,
+            global_batch_size=self.chunks_per_step,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            seed=seed,
+            out="int64",
+            pin=accelerator.device.type == "cuda",
+        )
 
 
 def open_training_data(

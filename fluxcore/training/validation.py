@@ -1,7 +1,7 @@
 """Mean loss on held-out chunks, the same at every validation and for every order."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -56,16 +56,20 @@ class Validation:
         model.eval()
         meters = Meters(accelerator)
         with torch.no_grad():
-            for ids, counted in self.batches(accelerator.process_index, accelerator.num_processes):
-                tokens, targets = (torch.from_numpy(array) for array in self.ds.gather(ids, out="int64"))
-                targets[~torch.from_numpy(counted)] = IGNORED
-                tokens, targets = (each.view(-1, self.seq).to(accelerator.device) for each in (tokens, targets))
+            for tokens, targets in self.sequences(accelerator):
                 sums = measure(model(input_ids=tokens).logits, targets)
                 for name in ("loss", "entropy", "max_prob"):
                     meters.add(name, getattr(sums, name), sums.tokens)
         model.train(was_training)
         means = meters.close_interval()
         return {**means, "perplexity": perplexity(means["loss"]), "val_tokens": int(meters.weight("loss"))}
+
+    def sequences(self, accelerator: Accelerator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of this rank, on its device: tokens [B, T], and targets [B, T], -100 where none counts."""
+        for ids, counted in self.batches(accelerator.process_index, accelerator.num_processes):
+            tokens, targets = (torch.from_numpy(array) for array in self.ds.gather(ids, out="int64"))
+            targets[~torch.from_numpy(counted)] = IGNORED
+            yield tokens.view(-1, self.seq).to(accelerator.device), targets.view(-1, self.seq).to(accelerator.device)
 
     def batches(self, rank: int, world_size: int) -> list[tuple[Ids, np.ndarray[tuple[int], np.dtype[np.bool_]]]]:
         """Chunk ids of this rank and whether each counts: ranks have equally many batches, as sharded models need."""
