@@ -52,6 +52,9 @@ template <class T>
 using HalfVec = typename HalfVecOf<T>::type;
 template <class C>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(C));
+// Elements of what load_both reads.
+template <class C>
+inline constexpr int kGroup = 2 * kLanes<C>;
 
 template <class C>
 struct BitsOf;
@@ -112,25 +115,25 @@ inline Vec<C> max_or_second(Vec<C> a, Vec<C> b) {
 #endif
 }
 
+// A bit for each lane where a >= b; NaN is not.
 template <class C>
-inline bool any_at_least(Vec<C> a, Vec<C> b) {
+inline std::uint32_t lanes_at_least(Vec<C> a, Vec<C> b) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(C) == 4) {
-    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ) != 0;
+    return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
   } else {
-    return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ) != 0;
+    return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ);
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(C) == 4) {
-    return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)) != 0;
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
   } else {
-    return _mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GE_OQ)) != 0;
+    return static_cast<std::uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_GE_OQ)));
   }
 #else
-  for (int lane = 0; lane < kLanes<C>; ++lane) {
-    if (a[lane] >= b[lane]) return true;
-  }
-  return false;
+  std::uint32_t lanes = 0;
+  for (int lane = 0; lane < kLanes<C>; ++lane) lanes |= static_cast<std::uint32_t>(a[lane] >= b[lane]) << lane;
+  return lanes;
 #endif
 }
 

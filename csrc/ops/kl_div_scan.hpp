@@ -178,7 +178,7 @@ class PairScanner {
   template <class Src>
   [[nodiscard]] C delta_at_top(const PairBlock<Src>& block, const PairExtremes<C>& top) const {
     std::int64_t i = 0;
-    while (i < block.n - kLanes<C> && !any_at_least<C>(load(block.x + i), splat(top.largest))) i += kLanes<C>;
+    while (i < block.n - kLanes<C> && lanes_at_least<C>(load(block.x + i), splat(top.largest)) == 0) i += kLanes<C>;
     while (i < block.n - 1 && !(to_compute(block.x[i]) >= top.largest)) ++i;
     return delta_of<C, Scaled>(to_compute(block.x[i]), to_compute(block.v[i]), static_cast<C>(temperature_));
   }

@@ -10,14 +10,13 @@
 
 #include "common/simd.hpp"
 #include "common/simd_math.hpp"
+#include "ops/softmax_kept.hpp"
 #include "ops/softmax_kernels.hpp"
 
 namespace fluxcore::FLUXCORE_ISA {
 
 inline constexpr std::int64_t kBlock =
     2048;  // elements: 8 KiB of float, a quarter of the smallest L1 with the next block
-template <class C>
-inline constexpr int kGroup = 2 * kLanes<C>;  // elements an iteration: what load_both reads
 
 template <class C>
 inline constexpr C kLowest = sizeof(C) == 4 ? static_cast<C>(-0x1.fffffep127) : static_cast<C>(-0x1.fffffffffffffp1023);
@@ -172,54 +171,11 @@ void add_block(const Block<Src, T>& block, C largest, bool is_new, const LogitTr
   }
 }
 
-// The elements that offers pushed out of the list, if they came from earlier blocks.
-struct Evicted {
-  int count = 0;
-  double value[kMaxTopK];  // NOLINT(*-member-init): clearing it would cost a short row a tenth of its time
-};
-
 inline void add_element(double value, const LogitTransform& transform, RowScan& row) {
   const double z = scaled(value - row.value[0], transform);
   const double e = std::exp(z);
   if (!(e > 0.0)) return;  // -inf * 0
   row.sums.add({.s = e, .t = z * e});
-}
-
-// Puts an element that comes after all those in the list in its place; NaN never gets one.
-inline void offer(double value, std::int64_t index, std::int64_t block_begin, RowScan& row, Evicted& evicted) {
-  if (value != value || (row.kept == row.keep && !(value > row.value[row.keep - 1]))) return;
-  if (row.kept == row.keep) {
-    --row.kept;
-    if (row.index[row.kept] < block_begin) evicted.value[evicted.count++] = row.value[row.kept];
-  }
-  int place = row.kept++;
-  for (; place > 0 && row.value[place - 1] < value; --place) {
-    row.value[place] = row.value[place - 1];
-    row.index[place] = row.index[place - 1];
-  }
-  row.value[place] = value;
-  row.index[place] = index;
-}
-
-// Offers all elements that could have a place; `top` is the largest of the block.
-template <class C>
-void offer_block(const C* x, std::int64_t n, C top, std::int64_t begin, RowScan& row, Evicted& evicted) {
-  // The analyzer does not see that fill_scratch has written x[0, n).
-  // NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage)
-  const auto offer_at = [&](std::int64_t j) { offer(static_cast<double>(x[j]), begin + j, begin, row, evicted); };
-  const bool only_top = row.keep == 1;
-  std::int64_t next = 0;
-  while (next < n && row.kept < row.keep) offer_at(next++);
-  for (std::int64_t i = 0; i < n; i += kGroup<C>) {
-    if (only_top && row.value[0] == static_cast<double>(top)) return;
-    const Vec<C> threshold = splat(only_top ? top : static_cast<C>(row.value[row.keep - 1]));
-    const bool whole = i + kGroup<C> <= n;
-    if (whole && !any_at_least<C>(load(x + i), threshold) && !any_at_least<C>(load(x + i + kLanes<C>), threshold)) {
-      continue;
-    }
-    const std::int64_t stop = whole ? i + kGroup<C> : n;
-    for (std::int64_t j = next > i ? next : i; j < stop; ++j) offer_at(j);
-  }
 }
 
 // Sums against a new, larger reference.
