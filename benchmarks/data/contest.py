@@ -29,7 +29,9 @@ def contenders() -> list[Contender]:
     """All of them, ours first."""
     return [
         Fluxcore("fluxcore"),
+        Fluxcore("fluxcore, tokens alone", targets=False),
         Fluxcore("fluxcore, no CRC", verify="never"),
+        Fluxcore("fluxcore, no CRC, tokens alone", verify="never", targets=False),
         Fluxcore("fluxcore, no look-ahead", look_ahead=0),
         InOrder(),
         FancyIndex(),

@@ -1,4 +1,4 @@
-"""Our own loader. It writes the targets too, which the others leave to the caller."""
+"""Our own loader. Unless told not to, it writes the targets too, which the others leave to the caller."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,9 +18,10 @@ class Fluxcore(Contender):
 
     files = "fluxcore"
 
-    def __init__(self, name: str, *, verify: str = "always", look_ahead: int = 1024) -> None:
+    def __init__(self, name: str, *, verify: str = "always", look_ahead: int = 1024, targets: bool = True) -> None:
         self.name = name
-        self._verify, self._look_ahead = verify, look_ahead
+        self._verify = verify
+        self._options = {"out": "int64", "look_ahead": look_ahead, "targets": targets}
 
     def write(self, folder: Path, chunks: int) -> None:
         with fluxcore.data.ShardWriter(
@@ -34,8 +35,7 @@ class Fluxcore(Contender):
         self._ds = fluxcore.data.open(folder / "set", verify=self._verify)
 
     def _loader(self, ds: fluxcore.data.Dataset, seed: int) -> Loader:
-        options = {"seed": seed, "out": "int64", "look_ahead": self._look_ahead}
-        return Loader(ds, Order.shuffled(), global_batch_size=BATCH, **options)
+        return Loader(ds, Order.shuffled(), global_batch_size=BATCH, seed=seed, **self._options)
 
     def batches(self, seed: int) -> Iterator[Tensor]:
         return (batch.tokens for batch in self._loader(self._ds, seed))

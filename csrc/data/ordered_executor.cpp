@@ -34,12 +34,14 @@ class OrderedExecutor::Queue {
   Queue& operator=(Queue&&) = delete;
 
   void submit(std::function<void()> job) {
+    bool is_time = false;
     {
       const std::lock_guard lock(mutex_);
       slots_.emplace_back(std::move(job));
       ++waiting_;
+      is_time = is_time_to_wake();
     }
-    job_came_.notify_one();
+    if (is_time) job_came_.notify_one();
   }
 
   void next() {
@@ -48,15 +50,19 @@ class OrderedExecutor::Queue {
       throw std::logic_error("`next` was called with no job submitted");
     }
     Slot& oldest = slots_.front();
-    if (threads_.empty()) {
-      --waiting_;
-      run(oldest);
-    } else {
-      job_done_.wait(lock, [&] { return oldest.done; });
+    // Who waits works on what no thread has taken: a wait and the waking from it cost as much as a small batch.
+    while (!oldest.done) {
+      if (waiting_ > 0) {
+        run_next(lock);
+      } else {
+        job_done_.wait(lock);
+      }
     }
     const std::exception_ptr error = std::exchange(oldest.error, nullptr);
     slots_.pop_front();
+    const bool is_time = is_time_to_wake();
     lock.unlock();
+    if (is_time) job_came_.notify_one();
     if (error) {
       std::rethrow_exception(error);
     }
@@ -75,12 +81,25 @@ class OrderedExecutor::Queue {
     bool done = false;
   };
 
+  // A thread that sleeps is woken for half of the jobs at once; what it leaves, `next` does.
+  [[nodiscard]] bool is_time_to_wake() const { return waiting_ > 0 && 2 * waiting_ >= slots_.size(); }
+
   static void run(Slot& slot) noexcept {
     try {
       slot.job();
     } catch (...) {
       slot.error = std::current_exception();
     }
+  }
+
+  // Runs the oldest of the jobs that nobody has taken, unlocked.
+  void run_next(std::unique_lock<std::mutex>& lock) {
+    // Jobs start in order, so those are the youngest. A deque's elements stay where they are.
+    Slot& slot = slots_[slots_.size() - waiting_--];
+    lock.unlock();
+    run(slot);
+    lock.lock();
+    slot.done = true;
   }
 
   void work() {
@@ -90,12 +109,7 @@ class OrderedExecutor::Queue {
       if (stopping_) {
         return;
       }
-      // Jobs start in order, so those that nobody has taken are the youngest. A deque's elements stay where they are.
-      Slot& slot = slots_[slots_.size() - waiting_--];
-      lock.unlock();
-      run(slot);
-      lock.lock();
-      slot.done = true;
+      run_next(lock);
       job_done_.notify_one();
     }
   }

@@ -9,7 +9,8 @@ namespace fluxcore::data {
 // Runs jobs on its own threads and hands them back in the order in which they came in.
 //
 // An error that a job throws waits in the job's place and comes out of `next()`: it is never lost, and the jobs around
-// it are not disturbed. With no threads a job runs inside `next()`. For one user at a time; jobs run at the same time.
+// it are not disturbed. While `next()` would wait it runs jobs that no thread has taken; with no threads, all of them.
+// For one user at a time; jobs run at the same time.
 // Threads do not survive a fork: in a child process the object may only be destroyed, which then leaks its queue, since
 // a thread of the parent may have held the lock.
 class OrderedExecutor {

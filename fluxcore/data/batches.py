@@ -32,9 +32,10 @@ class BatchPlan:
 
     def rank_rows(self, step: int) -> tuple[int, int]:
         """First position of this rank's share of a global batch, and its number of rows."""
-        first, rows = self.global_rows(step)
-        begin, end = (rows * edge // self.world_size for edge in (self.rank, self.rank + 1))
-        return first + begin, end - begin
+        first = step * self.global_batch_size
+        rows = min(self.global_batch_size, self.positions - first)
+        begin = rows * self.rank // self.world_size
+        return first + begin, rows * (self.rank + 1) // self.world_size - begin
 
 
 def plan_batches(

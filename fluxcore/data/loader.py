@@ -41,6 +41,7 @@ class Loader:
         out: dtype of tokens and targets, wide enough for the vocabulary: "int64" or "int32", whose targets are -100
             where there is nothing to predict, or "uint8", "uint16" or "uint32", whose targets are 0 there. None: as
             stored.
+        targets: also write the token that follows each; without, `targets` is [b, 0] and a batch half the bytes.
         pin: tokens and targets in page-locked memory, where CUDA is there.
         columns: names of float32 columns to hand out in `meta.scores`.
         verify: check every chunk's CRC. None: as the data set was opened.
@@ -76,6 +77,7 @@ class Loader:
         drop_last: bool = True,
         seed: int = 0,
         out: str | None = None,
+        targets: bool = True,
         pin: bool = False,
         columns: Sequence[str] = (),
         verify: bool | None = None,
@@ -121,6 +123,7 @@ class Loader:
             prefetch=prefetch,
             threads=threads,
             look_ahead=look_ahead,
+            targets=targets,
         )
         self._fixed = self._describe_run(hash_subset(None if subset is None else np.sort(subset).astype(np.uint64)))
         self._step = 0
@@ -274,8 +277,7 @@ class Loader:
 
     def _describe(self, facts: Tensor) -> BatchMeta:
         chunk_ids, source, doc_id, doc_offset, valid_len = facts.unbind()
-        rows = chunk_ids.numpy()
-        scores = {name: torch.from_numpy(values[rows]) for name, values in self._columns.items()}
+        scores = {name: torch.from_numpy(values[chunk_ids.numpy()]) for name, values in self._columns.items()}
         return BatchMeta(chunk_ids, source, doc_id, doc_offset, valid_len, scores)
 
     def _check_known(self, step: int) -> None:

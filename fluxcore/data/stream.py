@@ -31,6 +31,7 @@ class Reading:
     prefetch: int
     threads: int
     look_ahead: int
+    targets: bool
 
 
 class Stream:
@@ -59,9 +60,10 @@ class Stream:
         self._chunk_tokens = ds.chunk_tokens
         self._plan = plan
         self._out = reading.out
+        self._targets = reading.targets
         self._pin = reading.pin and torch.cuda.is_available()
         self._submitted = step
-        self._announced = step + stride
+        self._announced = step + stride  # the first batch that is neither in work nor announced
         rows = max(plan.global_batch_size // plan.world_size, 1)
         self._windows = -(-reading.look_ahead // rows) if reading.threads else 0
         self._end = plan.steps
@@ -82,7 +84,7 @@ class Stream:
         """
         try:
             buffers: Buffers = self._core.next()
-            again = self._substitutes.affects(buffers[0][0].numpy())
+            again = bool(self._substitutes) and self._substitutes.affects(buffers[0][0].numpy())
         except CorruptShardError as error:
             self._substitutes.add(error)
             again = True
@@ -100,20 +102,23 @@ class Stream:
         self._submitted += self.stride
 
     def _announce(self) -> list[tuple[int, int]]:
-        """Rows that come into sight with the next batch: at first of several batches, then of one."""
+        """Rows that have come into sight: at first all of them, then those of a quarter of the batches in sight."""
         if not self._windows:
             return []
         reach = min(self._submitted + self._windows * self.stride + 1, self._end)
-        steps = range(self._announced, reach, self.stride)
-        self._announced += len(steps) * self.stride
-        return [self._plan.rank_rows(step) for step in steps]
+        in_sight = -(-(reach - self._announced) // self.stride)
+        if in_sight <= 0 or (in_sight < self._windows // 4 and reach < self._end):
+            return []
+        rows = [self._plan.rank_rows(self._announced + window * self.stride) for window in range(in_sight)]
+        self._announced += in_sight * self.stride
+        return rows
 
     def _request(self, core: _core.Loader, position: int, rows: int, ahead: Sequence[tuple[int, int]] = ()) -> None:
         facts = torch.empty((5, rows), dtype=torch.int64)
         shape, dtype = (rows, self._chunk_tokens), OUT_TYPES[self._out]
         tokens = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        targets = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        addresses = (facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr())
+        targets = torch.empty(shape if self._targets else (rows, 0), dtype=dtype, pin_memory=self._pin)
+        addresses = (facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr() if self._targets else 0)
         core.submit(position, rows, *addresses, (facts, tokens, targets), list(ahead))
 
     def _read_with_substitutes(self) -> Buffers:

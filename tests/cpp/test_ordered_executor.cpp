@@ -83,6 +83,20 @@ TEST_CASE("jobs run at the same time, on as many threads as asked for") {
   CHECK(meeting == 3);
 }
 
+TEST_CASE("who waits does what no thread has taken") {
+  OrderedExecutor executor(1);
+  std::atomic<bool> helped{false};
+  executor.submit([&] {
+    while (!helped) {
+      std::this_thread::yield();
+    }
+  });
+  executor.submit([&] { helped = true; });
+  executor.next();
+  CHECK(helped);
+  executor.next();
+}
+
 TEST_CASE("destruction waits for what runs, drops what waits, and loses no thread") {
   for (int round = 0; round < 50; ++round) {
     std::atomic<int> started{0};

@@ -112,6 +112,18 @@ def test_a_batch_may_be_kept_and_changed(ds):
     assert all(bool(batch.targets.any()) for batch in again)
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_run_without_targets_has_the_same_tokens_and_the_same_state(ds, threads):
+    options = {"global_batch_size": 8, "out": "int64", "threads": threads}
+    whole, alone = Loader(ds, Order.shuffled(), **options), Loader(ds, Order.shuffled(), **options, targets=False)
+    for expected, batch in zip(whole, alone, strict=True):
+        assert torch.equal(batch.tokens, expected.tokens)
+        assert batch.targets.shape == (8, 0)
+        assert batch.targets.dtype == torch.int64
+        assert torch.equal(batch.meta.chunk_ids, expected.meta.chunk_ids)
+        assert alone.state_dict() == whole.state_dict()
+
+
 def test_tokens_are_pinned_only_where_cuda_is_there(ds):
     batch = next(iter(Loader(ds, Order.shuffled(), global_batch_size=8, pin=True)))
     assert batch.tokens.is_pinned() == torch.cuda.is_available()
