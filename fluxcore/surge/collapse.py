@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from fluxcore.ops._checks import check_choice
 from fluxcore.ops.kth_magnitude import Scope
 from fluxcore.ops.prune_regrow import REGROW, Regrow, prune_regrow_
+from fluxcore.surge._checks import check_numbers, check_owners, check_scope, checked_triggers, once_each
 from fluxcore.surge.parameters import prunable_parameters
 from fluxcore.surge.triggers import Signals, Trigger
 
@@ -69,12 +70,13 @@ class SurgeCollapse:
         regrow_fraction: Within [0, 1], of the inactive positions.
         noise_std: >= 0, of regrown weights, times the scale.
         noise_scale: "absolute", 1; "init", the standard deviation of each parameter now; "current", that of its active
-            weights when they are regrown.
-        scope: Fractions of each parameter, or "global", of all together.
+            weights when they are regrown. Of finite weights alone.
+        scope: Fractions of each parameter, or "global", of all together; not N:M.
         parameters: By name, those to prune; None takes `prunable_parameters(model)`.
         seed: Of the random numbers, with the step and the parameter's name.
 
     Raises:
+        TypeError: an option of another type, parameters that are not float32, bfloat16 or float16.
         ValueError: an option out of range, or nothing to prune.
 
     Source: Evci et al., "Rigging the lottery" (arXiv:1911.11134); Mocanu et al., SET (arXiv:1707.04780).
@@ -97,18 +99,19 @@ class SurgeCollapse:
         parameters: Mapping[str, nn.Parameter] | None = None,
         seed: int = 0,
     ) -> None:
+        check_owners(model, optimizer, parameters)
         check_choice("regrow", regrow, REGROW)
         check_choice("noise_scale", noise_scale, NOISE_SCALES)
-        if cosine_steps is not None and cosine_steps < 1:
-            raise ValueError(f"`cosine_steps` must be >= 1 step, got {cosine_steps}")
-        if surge and regrow == "none":
-            raise ValueError('`surge` must be empty for `regrow="none"`, got triggers')
-        self.parameters = dict(prunable_parameters(model) if parameters is None else parameters)
-        if not self.parameters:
-            raise ValueError("`model` must have weights to prune, got none\n\nName them in `parameters`.")
+        check_scope(scope)
+        check_numbers(drop_fraction, regrow_fraction, noise_std, cosine_steps, seed)
+        self.collapse, self.surge = checked_triggers("collapse", collapse), checked_triggers("surge", surge)
+        if self.surge and regrow == "none":
+            raise ValueError(
+                '`surge` must be empty for `regrow="none"`, got triggers\n\nSay how weights come back: regrow="noise".'
+            )
+        self.parameters = once_each(prunable_parameters(model) if parameters is None else parameters)
         self._model = model
         self.optimizer = optimizer
-        self.collapse, self.surge = tuple(collapse), tuple(surge)
         self.drop_fraction, self.cosine_steps = drop_fraction, cosine_steps
         self.regrow: Regrow = regrow
         self.regrow_fraction, self.noise_std = regrow_fraction, noise_std
@@ -118,11 +121,8 @@ class SurgeCollapse:
         self._init_std = {name: _std(p) for name, p in self.parameters.items()}
         self._steps = 0
         self._sparse = False
-        # All options are checked now, by a call that changes nothing: a bad one must not stop a run in its middle.
+        # Parameters are checked now, by a call that changes nothing: bad ones must not stop a run in its middle.
         self._call(0.0, 0.0, dict.fromkeys(self.parameters, noise_std))
-        for name, fraction in (("drop_fraction", drop_fraction), ("regrow_fraction", regrow_fraction)):
-            if not 0 <= fraction <= 1:
-                raise ValueError(f"`{name}` must be within [0, 1], got {fraction}")
 
     @property
     def steps(self) -> int:
@@ -249,7 +249,9 @@ class SurgeCollapse:
 
 
 def _std(weights: Tensor) -> float:
-    """Standard deviation about 0, in float64; 0 for no element."""
-    if not weights.numel():
+    """Standard deviation about 0, in float64; 0 for no element. NaN and infinite weights do not count."""
+    weights = weights.detach()
+    finite = weights[weights.isfinite()]
+    if not finite.numel():
         return 0.0
-    return float(torch.linalg.vector_norm(weights.detach(), dtype=torch.float64)) / math.sqrt(weights.numel())
+    return float(torch.linalg.vector_norm(finite, dtype=torch.float64)) / math.sqrt(finite.numel())

@@ -214,8 +214,12 @@ def test_plateau_and_gradient_norm():
         ({"noise_scale": "big"}, "`noise_scale` must be one of init, current, absolute, got 'big'"),
         ({"noise_std": -0.1}, "`noise_std` must be finite and >= 0, got -0.1"),
         ({"cosine_steps": 0}, "`cosine_steps` must be >= 1"),
-        ({"scope": "row"}, "`scope` must be one of"),
+        ({"scope": "row"}, "`scope` must be one of tensor, global, got 'row'"),
+        ({"scope": "2:4"}, r"got '2:4'\n\nA pattern has no drop fraction .* scope='2:4'"),
+        ({"drop_fraction": float("nan")}, "`drop_fraction` must be within .* got nan"),
+        ({"noise_std": float("inf")}, "`noise_std` must be finite and >= 0, got inf"),
         ({"seed": -1}, "`seed` must be within"),
+        ({"seed": 1 << 64}, "`seed` must be within"),
         ({"regrow": "none", "surge": [Every(1)]}, "`surge` must be empty"),
         ({"parameters": {}}, "must have weights to prune, got none"),
     ],
@@ -224,6 +228,50 @@ def test_plateau_and_gradient_norm():
 def test_bad_options(model, options, message):
     with pytest.raises(ValueError, match=message):
         SurgeCollapse(model, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop_fraction": "half"}, "`drop_fraction` must be a number, got 'half'"),
+        ({"noise_std": None}, "`noise_std` must be a number, got None"),
+        ({"cosine_steps": 10.5}, "`cosine_steps` must be a whole number, got 10.5"),
+        ({"seed": 0.5}, "`seed` must be a whole number, got 0.5"),
+        ({"collapse": Every(3)}, r"`collapse` must be a list of triggers, got Every\n\nFor example collapse="),
+        ({"surge": [200]}, "`surge` must hold triggers, objects with `fires`, got 200"),
+        ({"collapse": [Every]}, "`collapse` must hold triggers"),
+        ({"optimizer": torch.optim.SGD}, "`optimizer` must be a torch.optim.Optimizer or None, got a class"),
+        ({"parameters": [torch.ones(2, 2)]}, "`parameters` must be a mapping of names, got list"),
+        ({"parameters": {"ids": torch.ones(3, dtype=torch.int64)}}, "got torch.int64 for 'ids'"),
+    ],
+    ids=str,
+)
+def test_options_of_another_type(model, options, message):
+    with pytest.raises(TypeError, match=message):
+        SurgeCollapse(model, **options)
+    with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module, got dict"):
+        SurgeCollapse(dict(model.state_dict()))
+
+
+def test_a_shared_parameter_counts_once(model):
+    tied = {"embed.weight": model.embed.weight, "head.weight": model.head.weight}
+    surge = SurgeCollapse(model, collapse=[Every(1)], drop_fraction=0.25, parameters=tied)
+    report = surge.step()
+    assert report.dropped == {"embed.weight": 44}
+    assert report.density == 0.75
+
+
+def test_what_has_no_magnitude_to_choose_by():
+    """A tensor of no element, of one, and of zeros alone; and a NaN, which goes last."""
+    weights = {"none": torch.empty(0), "one": torch.ones(1), "zeros": torch.zeros(8), "nan": torch.ones(8)}
+    weights["nan"][0] = torch.nan
+    parameters = {name: nn.Parameter(weight) for name, weight in weights.items()}
+    surge = SurgeCollapse(nn.ParameterDict(parameters), collapse=[Every(1)], surge=[Every(2)], parameters=parameters)
+    assert surge.step().dropped == {"none": 0, "one": 0, "zeros": 4, "nan": 4}
+    assert not surge.masks["zeros"][:4].any()
+    assert parameters["nan"][0].isnan()
+    assert surge.step().regrown == {"none": 0, "one": 0, "zeros": 4, "nan": 4}
+    assert (parameters["zeros"][:4] == 0).all()  # noise on the scale of zeros
 
 
 @pytest.mark.parametrize(
