@@ -122,6 +122,8 @@ def launch_select_smallest(
     owner = [i if per_tensor else 0 for i in range(P)]
     read = gradients if kind == "gradient" else weights
     options = {"KIND": KINDS[kind], "HAS_MASK": bool(masks)}
+    # ptxas would rather spill a few bytes; with this many there is room for three programs.
+    registers = {"maxnreg": 168} if kind == "random" and torch.version.hip is None else {}
     # Tensors without elements have nothing to launch.
     live = [i for i in range(P) if weights[i].numel()]
     common = {i: (read[i], masks[i].view(torch.uint8) if masks else read[i]) for i in live}
@@ -138,7 +140,8 @@ def launch_select_smallest(
                 histogram_kernel[grid](
                     *common[i], prefix[owner[i]], counted[owner[i]], *places[i],
                     SHIFT=shift, BINS=bins, FIRST=number == 0, RUN=run_length(BLOCK, offsets[i]), **options,
-                    LANES=THREADS, DEPTH=BLOCK // (THREADS * vec), VEC=vec, TILES=TILES, num_warps=NUM_WARPS,
+                    LANES=THREADS, DEPTH=BLOCK // (THREADS * vec), VEC=vec, TILES=TILES,
+                    num_warps=NUM_WARPS, **registers,
                 )  # fmt: skip
             cumulated = counted.to(torch.int64).cumsum(1)
             if number == 0:
