@@ -68,31 +68,32 @@ inline void philox(std::uint64_t key, Words (&c)[4]) {
   for (int word = 0; word < 4; ++word) c[word] = bits_as<Words>((even[word] & 0xffffffffU) | odd[word] << 32);
 }
 
-// The words of counters [first, first + kLanes) of the 16 of a block, in the order that in_order puts right.
-inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream stream, std::int64_t block, int first,
-                         Words (&c)[4]) {
-  const std::uint64_t counter = static_cast<std::uint64_t>(block) * 16 + static_cast<std::uint64_t>(first);
-  for (int i = 0; i < kLanes<float>; ++i) c[0][i] = static_cast<std::uint32_t>(kLanes<float> / 4 * (i % 4) + i / 4);
-  c[0] += static_cast<std::uint32_t>(counter);  // no carry: the counters of a block differ in their low 4 bits
-  c[1] = Words{} + (static_cast<std::uint32_t>(counter >> 32) | static_cast<std::uint32_t>(stream) << 31);
+// From a vector for each word to the order of indices, in which a counter's four words lie side by side. Only lanes of
+// the same four trade places, which costs least: so lane 4 q + j must have had counter j kLanes / 4 + q.
+inline void in_order(Vec<float> (&numbers)[4]) { transpose<float, 4>(numbers); }
+
+// The words of counters first + more[i], in the order that in_order puts right.
+inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream stream, std::uint64_t first,
+                         const std::uint32_t* more, Words (&c)[4]) {
+  for (int i = 0; i < kLanes<float>; ++i) c[0][i] = more[kLanes<float> / 4 * (i % 4) + i / 4];
+  c[0] += static_cast<std::uint32_t>(first);
+  const auto carry = bits_as<Words>(c[0] < static_cast<std::uint32_t>(first));  // as -1
+  c[1] = (static_cast<std::uint32_t>(first >> 32) - carry) | static_cast<std::uint32_t>(stream) << 31;
   c[2] = Words{} + static_cast<std::uint32_t>(step);
   c[3] = Words{} + static_cast<std::uint32_t>(step >> 32);
   philox(key, c);
 }
 
-// From a vector for each word to the order of indices, in which a counter's four words lie side by side. Only lanes of
-// the same four trade places, which costs least: so lane 4 q + j has counter j kLanes / 4 + q.
-inline void in_order(Vec<float> (&numbers)[4]) { transpose<float, 4>(numbers); }
-
 // The words of one block of 64 indices, in their order.
 inline void random_words(std::uint64_t key, std::uint64_t step, std::int64_t block, std::uint32_t* out) {
-  for (int first = 0; first < 16; first += kLanes<float>) {
+  constexpr std::uint32_t kCounters[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int more = 0; more < 16; more += kLanes<float>) {
     Words c[4];
-    philox_words(key, step, PhiloxStream::choice, block, first, c);
+    philox_words(key, step, PhiloxStream::choice, 16 * static_cast<std::uint64_t>(block), kCounters + more, c);
     Vec<float> words[4];
     for (int word = 0; word < 4; ++word) words[word] = bits_as<Vec<float>>(c[word]);
     in_order(words);
-    std::memcpy(out + 4 * static_cast<std::ptrdiff_t>(first), words, sizeof(words));
+    std::memcpy(out + 4 * static_cast<std::ptrdiff_t>(more), words, sizeof(words));
   }
 }
 
@@ -147,16 +148,14 @@ inline void normal_pair(Words first, Words second, Vec<float>& cosine, Vec<float
   sine = radius * bits_as<Vec<float>>(bits_as<Words>(odd ? falling : rising) ^ sine_sign);
 }
 
-// Normal numbers of one block of 64 indices, in their order.
-inline void normals(std::uint64_t key, std::uint64_t step, std::int64_t block, float* out) {
-  for (int first = 0; first < 16; first += kLanes<float>) {
-    Words c[4];
-    philox_words(key, step, PhiloxStream::normal, block, first, c);
-    Vec<float> numbers[4];
-    for (int pair = 0; pair < 4; pair += 2) normal_pair(c[pair], c[pair + 1], numbers[pair], numbers[pair + 1]);
-    in_order(numbers);
-    std::memcpy(out + 4 * static_cast<std::ptrdiff_t>(first), numbers, sizeof(numbers));
-  }
+// Normal numbers of the indices of kLanes counters, first + more[i]: four a counter, in the order of `more`.
+inline void normals(std::uint64_t key, std::uint64_t step, std::uint64_t first, const std::uint32_t* more, float* out) {
+  Words c[4];
+  philox_words(key, step, PhiloxStream::normal, first, more, c);
+  Vec<float> numbers[4];
+  for (int pair = 0; pair < 4; pair += 2) normal_pair(c[pair], c[pair + 1], numbers[pair], numbers[pair + 1]);
+  in_order(numbers);
+  std::memcpy(out, numbers, sizeof(numbers));
 }
 
 }  // namespace fluxcore::FLUXCORE_ISA

@@ -90,11 +90,15 @@ class Application {
       std::fill_n(chosen.begin(), count, std::uint8_t{0});
       return 0;
     }
-    std::array<std::uint32_t, kPruneBlock> keys;
-    kernels_.keys(tensor, kind, call_.step, begin, count, keys.data());
     // Elements before `ties` are chosen also with the key of the cut itself.
     const std::int64_t ties = std::clamp<std::int64_t>(cut.index - (tensor.offset + begin), 0, count);
     const auto key = static_cast<std::uint32_t>(cut.key);
+    if (are_bfloat16_magnitudes(tensor, kind)) {
+      return kernels_.below_bfloat16(tensor, begin, ties, key + 1, chosen.data()) +
+             kernels_.below_bfloat16(tensor, begin + ties, count - ties, key, chosen.data() + ties);
+    }
+    std::array<std::uint32_t, kPruneBlock> keys;
+    kernels_.keys(tensor, kind, call_.step, begin, count, keys.data());
     return kernels_.below(keys.data(), ties, key + 1, chosen.data()) +
            kernels_.below(keys.data() + ties, count - ties, key, chosen.data() + ties);
   }

@@ -130,6 +130,7 @@ class BracketSelection {
 
   void survey(std::size_t c) {
     const PruneChunk& chunk = chunks_[c];
+    const PruneTensor& tensor = call_.tensors[static_cast<std::size_t>(chunk.tensor)];
     const Bracket& within = brackets_[search_of(chunk)];
     if (!within.found) return;
     std::array<std::uint32_t, kPruneBlock> keys;
@@ -137,8 +138,13 @@ class BracketSelection {
     PruneSurvey total{};
     for (std::int64_t at = chunk.begin; at < chunk.end; at += kPruneBlock) {
       const std::int64_t n = std::min(kPruneBlock, chunk.end - at);
-      kernels_.keys(call_.tensors[static_cast<std::size_t>(chunk.tensor)], call_.kind, call_.step, at, n, keys.data());
-      const PruneSurvey here = kernels_.survey(keys.data(), n, within.low, within.high, kept.data());
+      PruneSurvey here{};
+      if (are_bfloat16_magnitudes(tensor, call_.kind)) {
+        here = kernels_.survey_bfloat16(tensor, at, n, within.low, within.high, kept.data());
+      } else {
+        kernels_.keys(tensor, call_.kind, call_.step, at, n, keys.data());
+        here = kernels_.survey(keys.data(), n, within.low, within.high, kept.data());
+      }
       total.candidates += here.candidates;
       total.below += here.below;
       inside_[c].insert(inside_[c].end(), kept.begin(), kept.begin() + here.inside);

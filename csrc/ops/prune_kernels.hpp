@@ -30,6 +30,11 @@ struct PruneKernels {
                         std::uint32_t* out);
   // chosen[i] = keys[i] < bound, as 0 or 1; returns how many.
   std::int64_t (*below)(const std::uint32_t* keys, std::int64_t count, std::uint32_t bound, std::uint8_t* chosen);
+  // Both at once from magnitudes of bfloat16, of elements [begin, begin + count), count <= kPruneBlock.
+  PruneSurvey (*survey_bfloat16)(const PruneTensor& tensor, std::int64_t begin, std::int64_t count, std::uint32_t low,
+                                 std::uint32_t high, std::uint32_t* out);
+  std::int64_t (*below_bfloat16)(const PruneTensor& tensor, std::int64_t begin, std::int64_t count, std::uint32_t bound,
+                                 std::uint8_t* chosen);
   // Of each `group` consecutive keys (`count` is a multiple of it), chooses all but the `keep` largest, of equal ones
   // the first; what is no candidate is never chosen and is not kept for another. Returns how many.
   std::int64_t (*all_but_largest)(const std::uint32_t* keys, std::int64_t count, int keep, int group,
@@ -53,6 +58,11 @@ const PruneKernels& prune_kernels();
 
 // Throws std::invalid_argument if this build or this processor has no `isa`.
 const PruneKernels& prune_kernels(Isa isa);
+
+// Whether what is asked of the keys can be asked of the magnitudes themselves.
+inline bool are_bfloat16_magnitudes(const PruneTensor& tensor, KeyKind kind) {
+  return tensor.dtype == DType::bfloat16 && kind == KeyKind::magnitude;
+}
 
 // A stretch of one tensor that one thread works on at a time.
 struct PruneChunk {

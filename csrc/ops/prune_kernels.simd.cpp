@@ -2,6 +2,7 @@
 
 #include "common/simd.hpp"
 #include "ops/philox.hpp"
+#include "ops/prune_bfloat16.hpp"
 #include "ops/prune_vectors.hpp"
 
 namespace fluxcore::FLUXCORE_ISA {
@@ -158,10 +159,18 @@ void clear(void* data, int element_size, std::int64_t count, const std::uint8_t*
   }
 }
 
-bool any(const std::uint8_t* chosen, std::int64_t count) {
-  std::uint32_t found = 0;
-  for (std::int64_t i = 0; i < count; ++i) found |= chosen[i];
-  return found != 0;
+// Counters of Philox, as many more than the first one as said, of which an element is chosen; chosen[i] belongs to
+// counter i / 4. Returns how many; out has room for all and a vector.
+std::int64_t wanted_counters(const std::uint8_t* chosen, std::int64_t counters, std::uint32_t* out) {
+  std::int64_t n = 0;
+  for (std::int64_t counter = 0; counter < counters; ++counter) {
+    std::uint32_t four = 0;
+    std::memcpy(&four, chosen + 4 * counter, sizeof(four));
+    out[n] = static_cast<std::uint32_t>(counter);
+    n += four != 0 ? 1 : 0;
+  }
+  for (std::int64_t i = 0; i < kVector; ++i) out[n + i] = 0;
+  return n;
 }
 
 template <class T>
@@ -169,23 +178,29 @@ void regrow_elements(const PruneTensor& tensor, std::uint64_t step, std::int64_t
                      const std::uint8_t* chosen) {
   // As bits, so that what is not chosen stays as it is, a NaN's payload too.
   using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint16_t>;
+  const std::int64_t index = tensor.offset + begin;
+  const std::int64_t skipped = index % 4;  // elements of the first counter, which lie before
   Bits* x = static_cast<Bits*>(tensor.weight) + begin;
-  for_philox_blocks(tensor, begin, count,
-                    [&](std::int64_t block, std::int64_t at, std::int64_t within, std::int64_t n) {
-                      if (!any(chosen + at, n)) return;
-                      float values[kPhiloxBlock];
-                      normals(tensor.random_key, step, block, values);
-                      T rounded[kPhiloxBlock];
-                      for (std::int64_t i = 0; i < kPhiloxBlock; i += kVector) {
-                        store(load(values + i) * tensor.noise_std, rounded + i);
-                      }
-                      Bits bits[kPhiloxBlock];
-                      std::memcpy(bits, rounded, sizeof(bits));
-                      for (std::int64_t i = 0; i < n; ++i) {
-                        const auto all = static_cast<Bits>(-chosen[at + i]);  // ones, or zeros
-                        x[at + i] = static_cast<Bits>((bits[within + i] & all) | (x[at + i] & ~all));
-                      }
-                    });
+  std::uint8_t flags[kPruneBlock + 8] = {};
+  std::memcpy(flags + skipped, chosen, static_cast<std::size_t>(count));
+  std::uint32_t counters[kPruneBlock / 4 + 1 + kVector];
+  const std::int64_t n = wanted_counters(flags, (skipped + count + 3) / 4, counters);
+  for (std::int64_t at = 0; at < n; at += kVector) {
+    float values[4 * kVector];
+    normals(tensor.random_key, step, static_cast<std::uint64_t>(index / 4), counters + at, values);
+    T rounded[4 * kVector];
+    for (std::int64_t i = 0; i < 4 * kVector; i += kVector) store(load(values + i) * tensor.noise_std, rounded + i);
+    Bits bits[4 * kVector];
+    std::memcpy(bits, rounded, sizeof(bits));
+    for (std::int64_t i = 0; i < kVector && at + i < n; ++i) {
+      const std::int64_t four = 4 * static_cast<std::int64_t>(counters[at + i]);
+      for (std::int64_t j = four < skipped ? skipped - four : 0; j < 4 && four + j < skipped + count; ++j) {
+        const auto all = static_cast<Bits>(-flags[four + j]);  // ones, or zeros
+        Bits& weight = x[four + j - skipped];
+        weight = static_cast<Bits>((bits[4 * i + j] & all) | (weight & ~all));
+      }
+    }
+  }
 }
 
 void regrow(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
@@ -203,6 +218,8 @@ constexpr PruneKernels kKernels = {.keys = keys_of,
                                    .compress = compress,
                                    .survey = survey,
                                    .below = below,
+                                   .survey_bfloat16 = survey_bfloat16,
+                                   .below_bfloat16 = below_bfloat16,
                                    .all_but_largest = all_but_largest,
                                    .clear = clear,
                                    .regrow = regrow};
