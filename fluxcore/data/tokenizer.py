@@ -34,19 +34,29 @@ class Tokenizer:
         self._inner = inner
 
     @classmethod
-    def train(cls, corpus: Corpus, *, vocab_size: int, progress: ProgressCallback | None = None) -> Self:
-        """Train byte-level BPE with the one special token `<|endoftext|>`, id 0; equal text gives an equal tokenizer.
+    def train(
+        cls,
+        corpus: Corpus,
+        *,
+        vocab_size: int,
+        special_tokens: Sequence[str] = (),
+        progress: ProgressCallback | None = None,
+    ) -> Self:
+        """Train byte-level BPE with the special token `<|endoftext|>`, id 0; equal text gives an equal tokenizer.
 
         Args:
             corpus: the text; empty documents change nothing.
             vocab_size: at least 257: every byte, and the end of a text. A small corpus may not fill it.
+            special_tokens: more of them, ids from 1 on; nothing that is encoded has one.
             progress: told after each document that is read, in bytes of text; the training follows at the end.
         Raises:
             ValueError: `vocab_size` too small, or no text.
         """
-        if vocab_size < _SMALLEST_VOCABULARY:
+        smallest = _SMALLEST_VOCABULARY + len(special_tokens)
+        if vocab_size < smallest:
             raise ValueError(
-                f"`vocab_size` must be >= {_SMALLEST_VOCABULARY}, a token a byte and {END_OF_TEXT}, got {vocab_size}"
+                f"`vocab_size` must be >= {smallest}, a token a byte and {END_OF_TEXT}"
+                f"{''.join(f', {token}' for token in special_tokens)}, got {vocab_size}"
             )
         tokenizers = _tokenizers()
         inner = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -54,7 +64,7 @@ class Tokenizer:
         inner.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],
+            special_tokens=[END_OF_TEXT, *special_tokens],
             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar
 
 import hydra
@@ -29,7 +30,6 @@ OVERRIDE = re.compile(r"(\+{1,2}|~)?[\w@./:-]*\w=|~\w")
 # Hydra would make its own folder and log files; a run folder has them already.
 QUIET_HYDRA = [
     "hydra.run.dir=.",
-    "hydra.sweep.dir=.",
     "hydra.sweep.subdir=.",
     "hydra.output_subdir=null",
     "hydra/job_logging=none",
@@ -61,7 +61,7 @@ def launch(config_type: type[C], train: Callable[[C], Any], config_dir: Path) ->
     arguments = sys.argv[1:]
     overrides = [argument for argument in arguments if OVERRIDE.match(argument)]
     options = [argument for argument in arguments if not OVERRIDE.match(argument)]
-    sys.argv[1:] = options + overrides + QUIET_HYDRA
+    given = options + overrides + QUIET_HYDRA
 
     def job(values: DictConfig) -> None:
         # SystemExit passes through Hydra as it is.
@@ -78,7 +78,10 @@ def launch(config_type: type[C], train: Callable[[C], Any], config_dir: Path) ->
 
     swept: list[C] = []
     try:
-        hydra.main(version_base="1.3", config_path=str(config_dir), config_name="default")(job)()
+        # For the multirun.yaml that Hydra cannot be kept from writing.
+        with TemporaryDirectory() as scratch:
+            sys.argv[1:] = [*given, f"hydra.sweep.dir={scratch}"]
+            hydra.main(version_base="1.3", config_path=str(config_dir), config_name="default")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, config_type), EXIT_USAGE)
     if swept and not ending(lambda: train_sweep(swept, train)):

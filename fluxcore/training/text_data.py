@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fluxcore.data.text import EMBEDDED_SOURCES, Corpus, embedded, files, hub, in_parts, join
 from fluxcore.data.tokenise import tokenise
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, slots=True)
 class TextConfig(ConfigFile):
-    """Text that is tokenised before the first run, into a folder under `outputs/data` that later runs find."""
+    """Text that is tokenised before the first run, into a folder below `cache` that later runs find."""
 
     name: ClassVar[str] = "text"
     sources: list[str] = field(default_factory=list)
@@ -40,8 +40,11 @@ class TextConfig(ConfigFile):
     """tokenizer.json, a folder with one, or a name on the hub. None: byte-level BPE trained on the text."""
     vocab_size: int = 32_000
     """Of the tokenizer that is trained."""
+    cache: Path = Path("outputs/data")
+    """Folder that tokenised text is kept in, for the runs that follow."""
 
     def __post_init__(self) -> None:
+        self.coerce()
         for name, least in (("budget_bytes", 1), ("part_bytes", 0), ("vocab_size", 257)):
             if getattr(self, name) < least:
                 raise ValueError(f"`text.{name}` must be >= {least}, got {getattr(self, name)}")
@@ -68,17 +71,24 @@ class TextConfig(ConfigFile):
             return hub(name, config=self.hub_config, split=self.split, column=self.column)
         return files(spec, column=self.column)
 
+    def paths(self) -> list[Path]:
+        """The files and folders that are read."""
+        return [Path(spec) for spec in self.sources if not spec.startswith(("embedded", "hub:"))]
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that the data set follows from."""
+        return {key: value for key, value in self.to_dict().items() if key != "cache"}
+
     def folder(self, chunk_tokens: int) -> Path:
         """Where the data set of these keys is kept; other keys, or files that changed, have another folder."""
         files_seen = [
             (str(path), path.stat().st_size, path.stat().st_mtime_ns)
-            for spec in self.sources
-            if not spec.startswith(("embedded", "hub:"))
-            for path in [Path(spec), *sorted(Path(spec).rglob("*"))]
+            for given in self.paths()
+            for path in [given, *sorted(given.rglob("*"))]
             if path.is_file()
         ]
-        text = json.dumps([self.to_dict(), chunk_tokens, files_seen])
-        return Path("outputs") / "data" / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        text = json.dumps([self.identity(), chunk_tokens, files_seen])
+        return self.cache / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def prepare(self, chunk_tokens: int) -> Path:
         """Tokenise the text, unless that is done; the folder of shards, with `tokenizer.json`.

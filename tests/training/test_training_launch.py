@@ -50,8 +50,9 @@ def test_new_keys_of_a_mapping(command):
     assert config.model_args == {"n_layer": 2}
 
 
-def test_multirun_gives_each_job_its_folder(command):
+def test_multirun_gives_each_job_its_folder(command, tmp_path):
     configs = command("--multirun", "data=/x", "run_dir=runs", "seed=1,2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "runs"]
     assert [(config.seed, config.run_dir) for config in configs] == [(1, Path("runs/seed=1")), (2, Path("runs/seed=2"))]
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,37 @@ def chunk_width(inputs: Sequence[Path]) -> int:
     path = list_files(inputs, ".h5")[0]
     with _opened(path) as file:
         return _check_layout(file, path)
+
+
+class LabelCount(NamedTuple):
+    """How much of a file has one category."""
+
+    documents: int
+    chunks: int
+    tokens: int
+    """Without padding, where the file says how long its chunks are."""
+
+
+def read_label_counts(path: Path) -> tuple[dict[str, LabelCount], int]:
+    """The categories of a file, most tokens first, and the tokens of a row.
+
+    Raises:
+        MalformedInputError: it is no HDF5 file, or not in this layout.
+        MissingExtraError: h5py is not installed.
+    """
+    with _opened(path) as file:
+        width = _check_layout(file, path)
+        names = np.array(_category_names(file, path), object)
+        documents = file[_DOCUMENTS][:]
+        lengths = np.full(len(names), width, np.int64)
+        if "valid_len_for_chunk" in file:
+            lengths = _check_dataset(file, "valid_len_for_chunk", path)[:].astype(np.int64)
+    counts = {}
+    for name in dict.fromkeys(names.tolist()):
+        mine = names == name
+        tokens = int(lengths[mine].sum())
+        counts[str(name)] = LabelCount(len(np.unique(documents[mine])), int(mine.sum()), tokens)
+    return dict(sorted(counts.items(), key=lambda item: -item[1].tokens)), width
 
 
 def write_file(ds: Dataset, folder: Path) -> Iterator[int]:
