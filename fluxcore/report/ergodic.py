@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fluxcore.report.intervals import Interval, mean_interval
 from fluxcore.report.runs import read_metrics
 
-DESIGN, LABELS = "constant_total", "true"
+DESIGN, LABELS = "constant_total", "own"
 """Of a loss profile whose file name says nothing else."""
 KEY = re.compile(r"(k|seed|chain|design|labels|component)=([^,]+)")
 Profile = NDArray[np.float64]
@@ -184,7 +184,7 @@ def read_profile(path: Path) -> ErgodicRun:
 
 
 def by_series(runs: Iterable[ErgodicRun]) -> list[Series]:
-    """Runs by design and labels, the constant total and the true labels first."""
+    """Runs by design and labels, the constant total and the own labels first."""
     groups: dict[tuple[str, str], list[ErgodicRun]] = {}
     for run in runs:
         groups.setdefault((run.labels, run.design), []).append(run)

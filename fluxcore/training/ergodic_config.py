@@ -23,7 +23,7 @@ class DesignName(StrEnum):
 class LabelsName(StrEnum):
     """Which documents make a component."""
 
-    true = auto()
+    own = auto()
     shuffled = auto()
 
 
@@ -106,8 +106,9 @@ class ErgodicConfig(TrainerConfig):
     """These components, in place of `k` and `chain`; the first one is compared with its run alone."""
     design: DesignName = DesignName.constant_total
     """constant_total: `budget_tokens` for all components together; constant_per_component: for each of them."""
-    labels: LabelsName = LabelsName.true
-    """true; shuffled: the control, whose components are documents of all, drawn at random, as many as the true ones."""
+    labels: LabelsName = LabelsName.own
+    """own: as the data has them; shuffled: the control, whose components are documents of all, drawn at random, and as
+    many."""
     budget_tokens: int = 50_176_000
     """Training tokens, all `passes` counted; rounded down to whole steps."""
     passes: int = 1

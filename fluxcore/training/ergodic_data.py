@@ -105,7 +105,7 @@ def split_shares(chunks: int, parts: int) -> list[int]:
 def component_of_chunks(ds: Dataset, config: ErgodicConfig, halves: list[Ids]) -> Ids:
     """[chunks] number of the component; shuffled among the documents of each half for labels=shuffled."""
     labels = ds.column("source").astype(np.int64)
-    if config.labels is LabelsName.true:
+    if config.labels is LabelsName.own:
         return labels
     keys = document_keys(ds, config.split_seed)
     shuffled = labels.copy()

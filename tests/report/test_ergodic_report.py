@@ -20,7 +20,7 @@ def write_run(folder, *, k, seed, extra=0.0, whole=True, design="constant_total"
     folder.mkdir(parents=True)
     subset = ["a", "b", "c", "d"][:k]
     lines = [
-        {"step": 0, "split": "run", "k": k, "seed": seed, "subset": subset, "design": design, "labels": "true"}
+        {"step": 0, "split": "run", "k": k, "seed": seed, "subset": subset, "design": design, "labels": "own"}
         | {"chain": 0, "total_tokens": 1000}
     ]
     for name in subset if whole else subset[1:]:

@@ -211,7 +211,7 @@ def test_groups_and_overrides(tmp_path):
             ),
         )
         build(Config, compose("quick_test"))
-        build(Config, compose("grid", ["dataset=folders", "dataset.sources=[/a,/b]", "k=2"]))
+        build(Config, compose("grid", ["dataset=folders", "dataset.sources=[/a,/b]", "k=2", "labels=own"]))
     assert full.run_steps() == 980
     assert (full.batch_size * full.accumulation, full.total_tokens()) == (512, 50_176_000)
     assert (changed.batch_size, changed.dataset.num_top_categories, changed.lr) == (64, 3, 3e-3)
