@@ -46,6 +46,8 @@ class Report:
 
     case: str
     kernel: str
+    launch: int
+    """Its place among the launches of the case."""
     arch: str
     registers: int
     local_bytes: int
@@ -121,8 +123,8 @@ def compile_launch(launch: Launch, arch: str) -> CompiledKernel:
     return triton.compile(source, target=target, options=options)
 
 
-def inspect(case: str, arch: str, launch: Launch) -> Report:
-    """Compile and read one launch."""
+def inspect(case: str, arch: str, number: int, launch: Launch) -> Report:
+    """Compile and read the launch of this number."""
     assembly = compile_launch(launch, arch).asm
     amd = arch.startswith("gfx")
     code = machine_code.read_amd(assembly["amdgcn"]) if amd else machine_code.read_cuda(assembly["cubin"])
@@ -150,6 +152,7 @@ def inspect(case: str, arch: str, launch: Launch) -> Report:
     return Report(
         case=case,
         kernel=launch.kernel.__name__,
+        launch=number,
         arch=arch,
         registers=code.registers,
         local_bytes=code.local_bytes,
@@ -185,8 +188,8 @@ def main(module: str, *wanted: str) -> None:
     cases = importlib.import_module(module).CASES
     for item in wanted:
         case, arch = item.rsplit(":", 1)
-        for launch in record(cases[case]):
-            print(json.dumps(asdict(inspect(case, arch, launch))), flush=True)
+        for number, launch in enumerate(record(cases[case])):
+            print(json.dumps(asdict(inspect(case, arch, number, launch))), flush=True)
 
 
 if __name__ == "__main__":
