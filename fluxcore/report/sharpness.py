@@ -28,7 +28,7 @@ from fluxcore.report.theme import (
 
 BASELINE = "none"
 MEASURES = {
-    "cross_entropy": "validation cross entropy, nats a token",
+    "cross_entropy": "cross entropy, nats a token",
     "entropy": "entropy of the predictions, nats",
     "max_prob": "mean largest probability",
     "calibration_error": "expected calibration error",
