@@ -1,3 +1,4 @@
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <cstddef>
@@ -5,10 +6,12 @@
 #include <deque>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "data/batch_memory.hpp"
 #include "data/describe.hpp"
 #include "data/loader.hpp"
 #include "python/bind.hpp"
@@ -61,6 +64,34 @@ class PyLoader {
   data::Loader loader_;  // last: destroyed, and its threads joined, before their memory is let go
 };
 
+// Arrays of one row length and type, in blocks that are used again when nothing refers to them any more.
+class PyBatchMemory {
+ public:
+  PyBatchMemory(size_t rows, size_t row_length, const std::string& dtype, size_t keep)
+      : row_length_(row_length),
+        type_(py::dtype(dtype)),
+        memory_(data::BatchMemory::make(rows * row_length * static_cast<size_t>(type_.itemsize()), keep)) {}
+
+  [[nodiscard]] py::array take(size_t rows) const {
+    const size_t bytes = rows * row_length_ * static_cast<size_t>(type_.itemsize());
+    if (bytes > memory_->block_bytes()) {
+      throw std::invalid_argument("`rows` must fit a block of " + std::to_string(memory_->block_bytes()) +
+                                  " bytes, got " + std::to_string(rows));
+    }
+    using Block = data::BatchMemory::Block;
+    auto block = std::make_unique<Block>(memory_->take());
+    std::byte* const data = block->get();
+    const py::capsule owner(block.get(), [](void* held) { delete static_cast<Block*>(held); });
+    [[maybe_unused]] const Block* handed_over = block.release();
+    return {type_, {rows, row_length_}, data, owner};
+  }
+
+ private:
+  size_t row_length_;
+  py::dtype type_;
+  std::shared_ptr<data::BatchMemory> memory_;
+};
+
 }  // namespace
 
 void bind_loader(py::module_& module) {
@@ -72,6 +103,10 @@ void bind_loader(py::module_& module) {
            "Ask for rows of the order, to be written to these addresses, which `owner` keeps valid; and announce rows"
            " (position, count) that will be asked for later.")
       .def("next", &PyLoader::next, "Wait for the oldest batch asked for; returns its `owner`.");
+  py::class_<PyBatchMemory>(module, "BatchMemory", "Memory of batches that nobody refers to any more, used again.")
+      .def(py::init<size_t, size_t, const std::string&, size_t>(), py::arg("rows"), py::arg("row_length"),
+           py::arg("dtype"), py::arg("keep"))
+      .def("take", &PyBatchMemory::take, py::arg("rows"), "An array [rows, row_length] of any contents.");
 }
 
 }  // namespace fluxcore::python

@@ -1,5 +1,6 @@
 """Batches of a data set in an order that can be resumed exactly, on any number of ranks."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ class Loader:
         columns: names of float32 columns to hand out in `meta.scores`.
         verify: check every chunk's CRC. None: as the data set was opened.
         prefetch: batches in work ahead of the one in use; 1 at least.
-        threads: C++ threads that read; with 0 nothing is read ahead.
+        threads: C++ threads that read, beside the caller's, which helps while it would wait; with 0 nothing is read
+            ahead. None: 2, or 1 where the process may use no more than two cores.
         look_ahead: chunks beyond those in work that the kernel is told to read, where they are not in memory; enough to
             keep a disk busy.
         subset: chunk ids, each once; the order, its ranks and percentiles run over these alone.
@@ -82,7 +84,7 @@ class Loader:
         columns: Sequence[str] = (),
         verify: bool | None = None,
         prefetch: int = 4,
-        threads: int = 2,
+        threads: int | None = None,
         look_ahead: int = 1024,
         subset: NDArray[np.int64] | None = None,
         where: Filter | Sequence[Filter] = (),
@@ -90,6 +92,8 @@ class Loader:
         on_bad_chunk: OnBadChunk = "raise",
     ) -> None:
         self._arguments = {name: value for name, value in locals().items() if name != "self"}
+        if threads is None:
+            threads = 1 if len(os.sched_getaffinity(0)) <= 2 else 2
         for name, value in (("prefetch", prefetch), ("threads", threads), ("look_ahead", look_ahead)):
             if value < 0:
                 raise ValueError(f"`{name}` must be >= 0, got {value}")

@@ -37,8 +37,9 @@ class Reading:
 class Stream:
     """Every `stride`-th batch of a plan from a step on, `prefetch` of them in work.
 
-    A batch is written once, by a thread of the C++ loader, straight into fresh tensors; from `next` on they are the
-    caller's. Threads belong to the process that made the stream: see `in_this_process`.
+    A batch is written once, by a thread of the C++ loader, straight into tensors that nobody else has; from `next` on
+    they are the caller's, and when the caller has let go of them their memory serves a later batch. Threads belong to
+    the process that made the stream: see `in_this_process`.
     """
 
     def __init__(
@@ -68,6 +69,9 @@ class Stream:
         self._windows = -(-reading.look_ahead // rows) if reading.threads else 0
         self._end = plan.steps
         self._process = os.getpid()
+        # Tokens and targets of the batches in work, the one that was handed out and the one before it.
+        kept = 2 * (max(reading.prefetch, 1) + 2)
+        self._memory = _core.BatchMemory(rows, ds.chunk_tokens, reading.out, kept)
         self._core = _core.Loader(ds._core, order, reading.verify, reading.threads)
         for _ in range(max(reading.prefetch, 1) if reading.threads else 1):
             self._submit()
@@ -115,11 +119,15 @@ class Stream:
 
     def _request(self, core: _core.Loader, position: int, rows: int, ahead: Sequence[tuple[int, int]] = ()) -> None:
         facts = torch.empty((5, rows), dtype=torch.int64)
-        shape, dtype = (rows, self._chunk_tokens), OUT_TYPES[self._out]
-        tokens = torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        targets = torch.empty(shape if self._targets else (rows, 0), dtype=dtype, pin_memory=self._pin)
+        tokens = self._empty(rows)
+        targets = self._empty(rows) if self._targets else tokens.new_empty((rows, 0))
         addresses = (facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr() if self._targets else 0)
         core.submit(position, rows, *addresses, (facts, tokens, targets), list(ahead))
+
+    def _empty(self, rows: int) -> Tensor:
+        if self._pin:  # PyTorch itself uses page-locked memory again
+            return torch.empty((rows, self._chunk_tokens), dtype=OUT_TYPES[self._out], pin_memory=True)
+        return torch.from_numpy(self._memory.take(rows))
 
     def _read_with_substitutes(self) -> Buffers:
         """The next batch, from the chunks that stand for bad ones; one of them may turn out to be bad too."""

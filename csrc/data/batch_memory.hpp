@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace fluxcore::data {
+
+// Blocks of one size, used again: the last one that was given back is the first to be taken, since it is the likeliest
+// to be in a cache still. A fresh block costs a page fault each 4 KiB, which together take longer than filling it.
+// Safe to use from several threads.
+class BatchMemory : public std::enable_shared_from_this<BatchMemory> {
+ public:
+  struct Release {
+    std::shared_ptr<BatchMemory> memory;
+    void operator()(std::byte* block) const noexcept { memory->give_back(block); }
+  };
+  using Block = std::unique_ptr<std::byte, Release>;
+
+  // `keep`: how many free blocks are kept at most; those beyond go back to the system.
+  static std::shared_ptr<BatchMemory> make(std::size_t block_bytes, std::size_t keep);
+  ~BatchMemory();
+  BatchMemory(const BatchMemory&) = delete;
+  BatchMemory& operator=(const BatchMemory&) = delete;
+  BatchMemory(BatchMemory&&) = delete;
+  BatchMemory& operator=(BatchMemory&&) = delete;
+
+  [[nodiscard]] std::size_t block_bytes() const noexcept { return block_bytes_; }
+  Block take();  // of any contents, where a cache line begins; throws std::bad_alloc
+
+ private:
+  BatchMemory(std::size_t block_bytes, std::size_t keep);
+  void give_back(std::byte* block) noexcept;
+
+  std::size_t block_bytes_;
+  std::size_t keep_;
+  std::mutex mutex_;
+  std::vector<std::byte*> free_;
+};
+
+}  // namespace fluxcore::data
