@@ -12,15 +12,23 @@ Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Ord
 void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out,
                     std::vector<Rows> ahead) {
   executor_.submit([this, position, chunk_ids, facts, out, ahead = std::move(ahead)] {
-    for (const Rows& rows : ahead) {
-      std::vector<uint64_t> later(rows.count);
-      order_->chunks_at(rows.position, later);
-      look_ahead_.announce(later);
-    }
+    look_ahead_.announce(chunks_of(ahead));
     order_->chunks_at(position, chunk_ids);
     describe_chunks(*shards_, chunk_ids, facts);
     shards_->gather(chunk_ids, out, verify_);
   });
+}
+
+std::vector<uint64_t> Loader::chunks_of(std::span<const Rows> batches) const {
+  size_t count = 0;
+  for (const Rows& rows : batches) count += rows.count;
+  std::vector<uint64_t> ids(count);
+  std::span<uint64_t> rest(ids);
+  for (const Rows& rows : batches) {
+    order_->chunks_at(rows.position, rest.first(rows.count));
+    rest = rest.subspan(rows.count);
+  }
+  return ids;
 }
 
 }  // namespace fluxcore::data

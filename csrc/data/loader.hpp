@@ -28,7 +28,7 @@ class Loader {
   Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
 
   // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `facts` is laid out as
-  // `describe_chunks` says. `ahead`: rows that will be asked for later, each window announced to the kernel once.
+  // `describe_chunks` says. `ahead`: rows that will be asked for later, announced to the kernel as one window.
   void submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out,
               std::vector<Rows> ahead = {});
 
@@ -38,6 +38,8 @@ class Loader {
   [[nodiscard]] size_t pending() const { return executor_.pending(); }  // batches asked for and not handed over
 
  private:
+  [[nodiscard]] std::vector<uint64_t> chunks_of(std::span<const Rows> batches) const;
+
   std::shared_ptr<const ShardSet> shards_;
   std::shared_ptr<const Order> order_;
   bool verify_;

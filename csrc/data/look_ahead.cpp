@@ -24,18 +24,20 @@ void LookAhead::announce(std::span<const uint64_t> chunk_ids) noexcept {
     announce_window(chunk_ids);
   } catch (const std::exception&) {
     // A shard that cannot be mapped now: the read of its chunk says so, at the batch that it belongs to.
-    warm_windows_ = 0;
   }
 }
 
-bool LookAhead::is_warm(uint64_t chunk_id) {
-  const ChunkPlace at = shards_->place(chunk_id);
-  warm_windows_ = at.shard->is_resident(at.index).value_or(false) ? std::min(warm_windows_ + 1, kWarm) : 0;
-  return warm_windows_ == kWarm;
+bool LookAhead::is_warm(std::span<const uint64_t> chunk_ids) const {
+  const size_t count = std::min(kLookedAt, chunk_ids.size());
+  for (size_t i = 0; i < count; ++i) {
+    const ChunkPlace at = shards_->place(chunk_ids[i * chunk_ids.size() / count]);
+    if (!at.shard->is_resident(at.index).value_or(false)) return false;
+  }
+  return true;
 }
 
 void LookAhead::announce_window(std::span<const uint64_t> chunk_ids) {
-  if (is_warm(chunk_ids[chunk_ids.size() / 2])) return;
+  if (is_warm(chunk_ids)) return;
   // Behind a sequential reader the kernel reads on by itself, in larger steps than ours; MADV_SEQUENTIAL makes it
   // slower.
   const bool sequential = is_sequential(chunk_ids);
