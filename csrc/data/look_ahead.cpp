@@ -22,7 +22,7 @@ void LookAhead::announce(std::span<const uint64_t> chunk_ids) noexcept {
   if (chunk_ids.size() < 2) return;
   try {
     announce_window(chunk_ids);
-  } catch (const std::exception&) {
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch)
     // A shard that cannot be mapped now: the read of its chunk says so, at the batch that it belongs to.
   }
 }

@@ -77,7 +77,7 @@ bool becomes_resident(const TwoShards& shards, std::uint64_t chunk) {
   return shards.is_resident(chunk);
 }
 
-// What the kernel keeps about the map of a file: "rr" where it is read at random.
+// What the kernel keeps about the map of a file.
 std::string map_flags(const std::filesystem::path& path) {
   std::ifstream maps("/proc/self/smaps");
   bool inside = false;
@@ -87,6 +87,8 @@ std::string map_flags(const std::filesystem::path& path) {
   }
   return {};
 }
+
+bool is_read_at_random(const std::filesystem::path& path) { return map_flags(path).find(" rr ") != std::string::npos; }
 
 }  // namespace
 
@@ -123,9 +125,9 @@ TEST_CASE("a shard is read at random or with the kernel's own read-ahead, as the
     MESSAGE("the kernel does not show the flags of a map");
     return;
   }
-  CHECK(map_flags(folder / "a").find(" rr ") != std::string::npos);
+  CHECK(is_read_at_random(folder / "a"));
   look_ahead.announce(forward);  // its chunks in the second shard are not in memory
-  CHECK(map_flags(folder / "a").find(" rr ") == std::string::npos);
+  CHECK_FALSE(is_read_at_random(folder / "a"));
 }
 
 TEST_CASE("nothing is asked for where all that is looked at is in memory") {
