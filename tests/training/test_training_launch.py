@@ -1,5 +1,3 @@
-import json
-import os
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -7,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from support.grid_runs import trains
 
 from fluxcore.training.config import ConfigError
 from fluxcore.training.grid import Job, open_grid, train_grid
@@ -99,13 +98,6 @@ def test_the_folder_of_other_runs_is_refused(command, tmp_path, capsys, before, 
         command("--multirun", "data=/x", "run_dir=runs", "seed=1,2", train=trained.append)
     assert (ended.value.code, trained) == (2, [])
     assert message in capsys.readouterr().err
-
-
-def trains(folder, seed):
-    """Writes what a run leaves, unless it is one that dies."""
-    if seed == 1:
-        os._exit(9)
-    (folder / f"seed={seed}" / "metrics.jsonl").write_text(json.dumps({"step": seed}) + "\n")
 
 
 def test_processes_share_a_sweep_and_outlive_each_other(tmp_path):
