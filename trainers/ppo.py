@@ -14,19 +14,18 @@ from pathlib import Path
 
 from fluxcore.trainers import curriculum
 
-from fluxcore.data import Loader
 from fluxcore.integrations.model_head import hidden_instead_of_logits, linear_head
 from fluxcore.report.ppo import write_ppo_page
-from fluxcore.rl import Rollouts
 from fluxcore.rl.policy import add_value_head
-from fluxcore.training.difficulty import FrozenCopy, hidden_sums, measure_difficulty
+from fluxcore.training.difficulty import FrozenCopy, hidden_sums
 from fluxcore.training.launch import launch
 from fluxcore.training.models import load_model
 from fluxcore.training.optim import adamw
 from fluxcore.training.order_config import OrderName
 from fluxcore.training.ppo_config import PPOKeys
-from fluxcore.training.ppo_data import PromptData, open_prompts
-from fluxcore.training.ppo_step import Collector, Models, Updater
+from fluxcore.training.ppo_data import open_prompts
+from fluxcore.training.ppo_step import Collector, Models, Updater, mean_kl
+from fluxcore.training.ppo_weights import reweigh
 from fluxcore.training.run import Run
 from fluxcore.training.sampling import Sampler
 from fluxcore.training.schedule import make_scheduler
@@ -141,35 +140,6 @@ def embedded_model() -> str:
         run_dir=Path("outputs") / "embedded-model",
     )
     return str(curriculum.train(config) / "checkpoints" / "last")
-
-
-def mean_kl(rollouts: list[Rollouts]) -> tuple[float, int]:
-    """KL to the reference, nats a token, and of how many tokens."""
-    tokens = sum(int(part.mask.sum()) for part in rollouts)
-    return sum(float(part.kl.sum()) for part in rollouts) / tokens, tokens
-
-
-def reweigh(config: PPOConfig, run: Run, prompts: PromptData, frozen: FrozenCopy, loader: Loader) -> None:
-    """Measure how hard each source is, and let the next steps' prompts follow."""
-    assert prompts.curriculum is not None
-    with run.off_the_clock():
-        difficulty = measure_difficulty(
-            run.accelerator,
-            frozen.model,
-            prompts.data.ds,
-            {name: prompts.chunks_of(name) for name in prompts.sources},
-            count=config.autocurriculum.chunks,
-            batch_size=config.batch_size // run.accelerator.num_processes,
-            seq=prompts.data.seq,
-            seed=config.seed + run.step,
-        )
-    weights = prompts.curriculum.update(difficulty)
-    if run.step < run.total_steps:
-        loader.set_weights(weights)
-    logged = {f"weight/{name}": weight for name, weight in weights.items()}
-    for name, (mean, variance) in difficulty.items():
-        logged |= {f"difficulty/{name}": mean, f"variance/{name}": variance}
-    run.event("mixture", **logged)
 
 
 if __name__ == "__main__":

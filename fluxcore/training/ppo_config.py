@@ -10,6 +10,7 @@ from fluxcore.data import Autocurriculum
 from fluxcore.rl import AdaptiveKLController, FixedKLController
 from fluxcore.rl.rewards import Rewards
 from fluxcore.training.config import ConfigError, ConfigFile
+from fluxcore.training.text_data import TextConfig
 from fluxcore.training.trainer_config import TrainerConfig, require_at_least
 
 
@@ -151,8 +152,10 @@ class PPOKeys(TrainerConfig):
     """
 
     name: ClassVar[str] = "ppo"
-    data: Path
-    """Folder of shards whose chunks begin the prompts; `embedded`: a small one to try."""
+    data: Path | None = None
+    """Folder of shards whose chunks begin the prompts; `embedded`: a small one to try. None: made of `text`."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """Text to tokenise, in place of `data`, in chunks of `seq` tokens or as many as a prompt and an answer take."""
     val_fraction: float = 0.05
     """Share of the documents that are held out for validation, chosen by a seeded hash."""
     val_data: Path | None = None
@@ -192,6 +195,8 @@ class PPOKeys(TrainerConfig):
 
     def __post_init__(self) -> None:
         TrainerConfig.__post_init__(self)
+        if (self.data is None) != self.text.given:
+            raise ConfigError("one of `data` and `text.sources` must be given\n\nAdd data=embedded to try.")
         for name in ("answer_tokens", "ppo_epochs", "minibatches"):
             require_at_least(self, name, 1)
         for name in ("value_weight", "entropy_bonus"):

@@ -61,11 +61,13 @@ def open_prompts(config: PPOKeys, accelerator: Accelerator) -> PromptData:
     """
     if config.tokens is not None:
         raise ConfigError("`tokens` is no budget of PPO, which draws its own\n\nGive `steps` or `epochs`.")
+    with accelerator.main_process_first():
+        path = config.data or config.text.prepare(config.seq or config.prompt_tokens[1] + config.answer_tokens)
     # The sources' weights say how often a chunk comes, so a budget cannot leave chunks out.
     data = open_training_data(
         replace(config, steps=None),
         accelerator,
-        config.data,
+        path,
         val_path=config.val_data,
         val_fraction=config.val_fraction,
     )

@@ -264,3 +264,9 @@ class Updater:
 def moved(rollouts: Rollouts, device: torch.device) -> Rollouts:
     """The same on another device."""
     return Rollouts(**{field.name: getattr(rollouts, field.name).to(device) for field in fields(Rollouts)})
+
+
+def mean_kl(rollouts: list[Rollouts]) -> tuple[float, int]:
+    """KL to the reference, nats a token, and of how many tokens."""
+    tokens = sum(int(part.mask.sum()) for part in rollouts)
+    return sum(float(part.kl.sum()) for part in rollouts) / tokens, tokens

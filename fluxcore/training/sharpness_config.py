@@ -65,7 +65,7 @@ class SharpnessConfig(TrainerConfig):
         TrainerConfig.__post_init__(self)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"`val_fraction` must be within (0, 1), got {self.val_fraction}")
-        if (self.data is None) == (not self.text.sources):
+        if (self.data is None) != self.text.given:
             raise ConfigError("one of `data` and `text.sources` must be given\n\nAdd data=embedded to try.")
         self.sharpness()
         if self.steps is not None:

@@ -14,6 +14,7 @@ from fluxcore.data.text import EMBEDDED_SOURCES, Corpus, embedded, files, hub, i
 from fluxcore.data.tokenise import tokenise
 from fluxcore.data.tokenizer import Tokenizer
 from fluxcore.training.config import ConfigError, ConfigFile
+from fluxcore.training.hub_source import HubSource
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ class TextConfig(ConfigFile):
     name: ClassVar[str] = "text"
     sources: list[str] = field(default_factory=list)
     """Files and folders; `embedded` or `embedded:NAME`, text of this Python installation; `hub:NAME`, `datasets`."""
+    hub: list[HubSource] = field(default_factory=list)
+    """More data sets of the hub, each with a column and an adapter of its own."""
     column: str = "text"
     """Of `hub:` sources, JSON Lines and Parquet."""
     hub_config: str | None = None
@@ -49,15 +52,20 @@ class TextConfig(ConfigFile):
             if getattr(self, name) < least:
                 raise ValueError(f"`text.{name}` must be >= {least}, got {getattr(self, name)}")
 
+    @property
+    def given(self) -> bool:
+        """Whether there is a source."""
+        return bool(self.sources or self.hub)
+
     def corpus(self) -> Corpus:
         """The text itself.
 
         Raises:
             ConfigError: no source, or an unknown one; OSError, ValueError: one that cannot be read.
         """
-        if not self.sources:
+        if not self.given:
             raise ConfigError("`text.sources` must name at least one source, got none")
-        found = join([self.source(spec) for spec in self.sources])
+        found = join([self.source(spec) for spec in self.sources] + [each.corpus() for each in self.hub])
         return in_parts(found, self.part_bytes) if self.part_bytes else found
 
     def source(self, spec: str) -> Corpus:
