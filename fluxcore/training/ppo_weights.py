@@ -7,7 +7,7 @@ from fluxcore.training.ppo_data import PromptData
 from fluxcore.training.run import Run
 
 
-def reweigh(config: PPOConfig, run: Run, prompts: PromptData, frozen: FrozenCopy, loader: Loader) -> None:
+def reweigh(config: PPOKeys, run: Run, prompts: PromptData, frozen: FrozenCopy, loader: Loader) -> None:
     """Measure how hard each source is, and let the next steps' prompts follow."""
     assert prompts.curriculum is not None
     with run.off_the_clock():

@@ -1,14 +1,16 @@
 """Several data sets of the hub as sources of one run, each read in its own way."""
 
 import datasets
+import huggingface_hub
 import pytest
-from fluxcore.trainers.ppo import CONFIGS, PPOConfig
+from fluxcore.trainers.ppo import CONFIGS, PPOConfig, train
 
 import fluxcore.data
 from fluxcore.data.tokenizer import Tokenizer
 from fluxcore.training.config import ConfigError
 from fluxcore.training.hub_source import HubSource
 from fluxcore.training.text_data import TextConfig
+from fluxcore.training.trainer_config import Precision
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def test_each_is_read_by_its_own_column_and_adapter(folders):
     assert list(ds.sources) == [each.path for each in sources]
     lengths = ds.column("valid_len")
     found = {tokenizer.decode(ds[chunk][: lengths[chunk]].tolist()) for chunk in range(len(ds))}
-    assert found == {"first article", "second article", "hello\nwho is there", "nobody", "good day"}
+    expected = ["first article", "second article", "hello\nwho is there", "nobody", "good day"]
+    assert found == {f"{text}<|endoftext|>" for text in expected}
 
 
 def test_the_ten_data_sets_of_the_large_run():
@@ -57,5 +60,18 @@ def test_a_language_without_a_translation_is_refused():
 
 def test_prompts_come_from_a_folder_or_from_text_not_both(tmp_path):
     for arguments in ({}, {"data": tmp_path, "text": TextConfig(sources=["embedded"])}):
-        with pytest.raises(ConfigError, match="one of `data` and `text.sources` must be given"):
+        with pytest.raises(ConfigError, match=r"one of `data` and `text.sources` must be given"):
             PPOConfig(steps=1, model="micro", **arguments)
+
+
+def test_a_hub_out_of_reach_is_said_at_the_start(tmp_path, monkeypatch):
+    for module in (huggingface_hub.constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    config = PPOConfig.from_yaml(CONFIGS / "destruct.yaml")
+    config.run_dir, config.text.cache, config.mixed_precision = tmp_path / "run", tmp_path, Precision.fp32
+    with pytest.raises(
+        ConnectionError, match=r"not be reached for `Salesforce/wikitext`[\s\S]*set HF_HOME to that cache"
+    ):
+        train(config)
+    assert [each for each in tmp_path.iterdir() if each.name != "run"] == []  # nothing half made
