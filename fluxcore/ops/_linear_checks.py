@@ -71,8 +71,9 @@ def plan_of(
     if gradient_filter is not None and not can_filter:
         raise ValueError("`options.gradient_filter` must be None but in `linear_cross_entropy`, got a GradientFilter")
     sizes = (options.workspace_bytes or 0, options.rows or 0, options.classes or 0)
+    live_rows = 0 if options.live_rows is None else max(1, options.live_rows)
     filter_below = 0.0 if gradient_filter is None else gradient_filter.threshold
-    return Plan(*sizes, options.fused, filter_below, options.accumulate, None)
+    return Plan(*sizes, options.fused, live_rows, filter_below, options.accumulate, None)
 
 
 def filter_sums(options: LinearOptions | None, hidden: Tensor) -> Tensor | None:

@@ -25,6 +25,7 @@ from fluxcore.ops._linear_row_parts import (
     row_state,
     statistics_of,
 )
+from fluxcore.ops._linear_rows import live_rows
 from fluxcore.ops.softmax_stats import output_bits
 from fluxcore.reference import SoftmaxStats
 
@@ -47,6 +48,7 @@ def forward(
     options: Options,
     results: Results,
     dead: Tensor,
+    most_live: int,
 ) -> Tensor:
     """Fill `results`, but for the loss, whose rows [N] are returned.
 
@@ -65,7 +67,9 @@ def forward(
     zero = torch.zeros_like(m)
     results.state.copy_(torch.where(dead, 0, torch.stack((m, s, t, x_y, zero, zero, zero))))
     if head is not None:
-        _add_gradients(head, torch.ones_like(results.totals[0]), arguments, options, results.totals, parts, dead)
+        _add_gradients(
+            head, torch.ones_like(results.totals[0]), arguments, options, results.totals, parts, dead, most_live
+        )
     return _row_losses(arguments, options, results.totals, parts, every, dead).to(results.loss.dtype)
 
 
@@ -76,12 +80,13 @@ def backward(
     options: Options,
     saved: list[Tensor],
     dead: Tensor,
+    most_live: int,
 ) -> None:
     """Let `head` take in the gradients, from what the forward op saved."""
     argmax, state, _, totals = saved
     m, s, t, x_y, *_ = state.double()
     parts = RowParts(m, s, t, torch.zeros_like(m), x_y, argmax)
-    _add_gradients(head, upstream, arguments, options, totals, parts, dead)
+    _add_gradients(head, upstream, arguments, options, totals, parts, dead, most_live)
 
 
 def _add_gradients(
@@ -92,6 +97,7 @@ def _add_gradients(
     totals: Tensor,
     parts: RowParts,
     dead: Tensor,
+    most_live: int,
 ) -> None:
     ones = torch.ones_like(parts.m)
     a = ones if arguments.token_weight is None else arguments.token_weight
@@ -100,7 +106,8 @@ def _add_gradients(
     names = _named(by_statistic)
     grads = torch.stack([getattr(by_statistic, name) for name in names]).to(totals.dtype)
     statistics = Statistics(output_bits(names), options.temperature, options.softcap)
-    add_gradients(head, grads, arguments.target, parts, statistics, dead | (scale == 0))
+    head.live = live_rows(dead | (scale == 0), most_live)
+    add_gradients(head, grads, arguments.target, parts, statistics)
 
 
 def _upstream(

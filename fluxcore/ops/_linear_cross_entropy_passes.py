@@ -14,19 +14,10 @@ from fluxcore.ops._cross_entropy_backends import Options, Results
 from fluxcore.ops._linear_filter import nothing_left_out
 from fluxcore.ops._linear_fused import Product, is_fused, makes_state_again, product_of
 from fluxcore.ops._linear_fused import row_parts as fused_row_parts
-from fluxcore.ops._linear_head import (
-    LinearHead,
-    Plan,
-    Rows,
-    Wanted,
-    live_rows,
-    no_gradients,
-    put,
-    take,
-    take_or_none,
-)
+from fluxcore.ops._linear_head import LinearHead, Plan, Wanted, no_gradients
 from fluxcore.ops._linear_op import Signature
 from fluxcore.ops._linear_row_parts import RowParts, Statistics, rows_over_all_classes
+from fluxcore.ops._linear_rows import LiveRows, Rows, live_rows, put, raise_if_too_many, take, take_or_none
 from fluxcore.target_check import raise_if_out_of_range, targets_are_checked
 
 
@@ -63,23 +54,30 @@ def forward(*args: Any) -> tuple[Tensor, ...]:
     arguments, options, plan, (wanted,) = SIGNATURE.split_forward(args)
     if not arguments.target.is_floating_point() and targets_are_checked():
         raise_if_out_of_range(arguments.target, arguments.linear_weight.shape[0], options.ignore_index)
+    dead = _dead(arguments, options)
+    if targets_are_checked():
+        raise_if_too_many(dead, plan.live_rows)
     wanted = Wanted(*wanted)
     mergeable = parts.is_mergeable(options, arguments.target)
     fused = not any(wanted) and is_fused(*_where(arguments, plan), plan, mergeable=mergeable)
     head = None if fused else _head(arguments, options, plan, wanted, at_once=any(wanted))
     results = empty_results(arguments, options, plan)
     results.totals.copy_(_totals(arguments, options, results.totals.dtype))
-    dead = _dead(arguments, options)
-    live = None if fused or options.outputs else live_rows(dead)
-    if live is not None:
+    live = LiveRows(dead.shape[0], dead=dead) if fused or options.outputs else live_rows(dead, plan.live_rows)
+    if live.chosen is not None:
         for value in (results.loss, results.argmax, results.state, results.top_index):
             value.zero_()
+    if head is not None:
+        head.live = live
     if head is not None and head.is_whole:
-        rows_loss = _forward_whole(head, arguments, options, results, dead, live, wanted)
+        rows_loss = _forward_whole(head, arguments, options, results, wanted)
     else:
         left_out = None if options.outputs else dead
-        row_parts = partial(_row_parts, head, arguments, plan, live, left_out)
-        rows_loss = parts.forward(row_parts, head if any(wanted) else None, arguments, options, results, dead)
+        row_parts = partial(_row_parts, head, arguments, plan, left_out)
+        rows_loss = parts.forward(
+            row_parts, head if any(wanted) else None, arguments, options, results, dead, plan.live_rows
+        )
+    rows_loss = live.mark_missing(rows_loss)
     results.loss.copy_(rows_loss if options.reduction == "none" else reference.sum_of_rows(rows_loss, results.totals))
     if head is None:
         return *results[:-1], *no_gradients(*arguments[:3], wanted), nothing_left_out(results.loss.device)
@@ -95,14 +93,13 @@ def _row_parts(
     head: LinearHead | None,
     arguments: Arguments,
     plan: Plan,
-    live: Tensor | None,
     dead: Tensor | None,
     statistics: Statistics,
 ) -> RowParts:
     """Without a head in the epilogue of the product, in which `dead` rows are left out if they are given."""
     if head is None:
         return fused_row_parts(*arguments[:3], arguments.target, statistics, plan, dead)
-    return rows_over_all_classes(head, arguments.target, statistics, live)
+    return rows_over_all_classes(head, arguments.target, statistics)
 
 
 def _forward_whole(
@@ -110,14 +107,12 @@ def _forward_whole(
     arguments: Arguments,
     options: Options,
     results: Results,
-    dead: Tensor,
-    live: Tensor | None,
     wanted: Wanted,
 ) -> Tensor:
     """As `parts.forward`, in chunks of all classes."""
     rows_loss = torch.zeros_like(results.state[0])
     given = options._replace(reduction="given")
-    for rows in head.chunks(live):
+    for rows in head.chunks():
         logits = head.logits(rows)
         part = row_kernels.empty_results(logits, given, False)
         part.totals.copy_(results.totals)
@@ -128,7 +123,7 @@ def _forward_whole(
         for whole, own, dim in zip(results[1:5], part[1:5], _ROW_DIMS, strict=True):
             put(whole, rows, own, dim)
         if any(wanted):
-            head.add(rows, part.gradient, take(dead, rows) if live is None else None)
+            head.add(rows, part.gradient)
     return rows_loss
 
 
@@ -142,12 +137,12 @@ def backward(*args: Any) -> tuple[Tensor, ...]:
     head = _head(arguments, options, plan, wanted)
     dead = _dead(arguments, options) | (upstream == 0)
     if not head.is_whole:
-        parts.backward(head, upstream, arguments, options, saved, dead)
+        parts.backward(head, upstream, arguments, options, saved, dead, plan.live_rows)
         return *head.gradients(), head.left_out()
-    live = live_rows(dead)
+    head.live = live_rows(dead, plan.live_rows)
     again = makes_state_again(*_where(arguments, plan), plan, mergeable=parts.is_mergeable(options, arguments.target))
     given = options._replace(reduction="given", outputs=0)
-    for rows in head.chunks(live):
+    for rows in head.chunks():
         logits = head.logits(rows)
         # The kernels take a chunk's state to be contiguous.
         own = [take(value, rows, dim).contiguous() for value, dim in zip(by_rows, _ROW_DIMS[1:], strict=True)]
@@ -165,7 +160,7 @@ def backward(*args: Any) -> tuple[Tensor, ...]:
             *options,
             gradient=logits,
         )
-        head.add(rows, gradient, take(dead, rows) if live is None else None)
+        head.add(rows, gradient)
     return *head.gradients(), head.left_out()
 
 

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from fluxcore.ops._linear_filter import SLAB, LeftOut, nothing_left_out
+from fluxcore.ops._linear_rows import LiveRows, Rows, most_products, put, slices, take
 from fluxcore.ops._linear_schedule import Passes, Request, extra_columns, tile_of
-
-Rows = slice | Tensor
-"""Rows of a chunk: a range, or their indices."""
 
 
 class Plan(NamedTuple):
@@ -27,6 +25,8 @@ class Plan(NamedTuple):
     """0: chosen."""
     fused: bool | None
     """Whether a pass without gradients stores no logits; None: chosen."""
+    live_rows: int
+    """At most so many rows are not dead; 0: not said."""
     filter_below: float
     """Threshold of a `GradientFilter`; 0: none."""
     accumulate: torch.dtype | None
@@ -55,8 +55,8 @@ class Gradients(NamedTuple):
 
 
 PLAN_SCHEMA = (
-    "int workspace_bytes, int rows, int classes, bool? fused, float filter_below, ScalarType? accumulate,"
-    " ScalarType? compute_dtype"
+    "int workspace_bytes, int rows, int classes, bool? fused, int live_rows, float filter_below,"
+    " ScalarType? accumulate, ScalarType? compute_dtype"
 )
 
 
@@ -90,12 +90,16 @@ class LinearHead:
         self._bias = None if bias is None else bias.to(dtype)
         self._accumulate = plan.accumulate or torch.promote_types(dtype, torch.float32)
         N, V = hidden.shape[0], weight.shape[0]
+        self.live = LiveRows(N)
+        """Set before the first chunk."""
         passes = Passes(
             wanted.input, wanted.weight, any(wanted), heads=1 + others, mergeable=mergeable, at_once=at_once
         )
         request = Request(plan.workspace_bytes, plan.rows, plan.classes)
-        self.tile = tile_of(N, V, dtype, hidden.device.type, passes, request, self._accumulate)
-        self.count, self.classes, self.device = N, V, hidden.device
+        self.tile = tile_of(
+            most_products(N, plan.live_rows), V, dtype, hidden.device.type, passes, request, self._accumulate
+        )
+        self.classes, self.device = V, hidden.device
         self.is_whole = self.tile.classes == V
         """Whether chunks have all classes."""
         self._extra = 0 if self.is_whole else extra_columns(dtype, passes)
@@ -117,16 +121,13 @@ class LinearHead:
         shape = like.shape if wanted else (0, *like.shape[1:])
         return torch.zeros(shape, dtype=dtype, device=like.device)
 
-    def chunks(self, live: Tensor | None) -> Iterator[Rows]:
-        """Chunks of all rows, or of the rows [L] whose indices are given."""
-        if live is None:
-            yield from _slices(self._hidden.shape[0], self.tile.rows)
-        else:
-            yield from live.split(self.tile.rows) if live.shape[0] else ()
+    def chunks(self) -> Iterator[Rows]:
+        """Chunks of the rows of which products are made."""
+        return self.live.chunks(self.tile.rows)
 
     def class_chunks(self) -> Iterator[slice]:
         """Ranges of classes, in order."""
-        return _slices(self._weight.shape[0], self.tile.classes)
+        return slices(self._weight.shape[0], self.tile.classes)
 
     def logits(self, rows: Rows, classes: slice = slice(None), *, extra: bool = False) -> Tensor:
         """[C, K], in memory that the next chunk overwrites; with `extra`, columns of -inf behind them."""
@@ -142,9 +143,9 @@ class LinearHead:
             torch.addmm(self._bias[classes], x, weight.t(), out=memory[:, :K])
         return memory
 
-    def add(self, rows: Rows, gradient: Tensor, dead: Tensor | None, classes: slice = slice(None)) -> None:
-        """Take in the gradient [C, K] of the logits of `rows`, which is 0 at the rows `dead` [C], whatever X holds."""
-        x = self._live_input(rows, dead) if self._wanted.weight else None
+    def add(self, rows: Rows, gradient: Tensor, classes: slice = slice(None)) -> None:
+        """Take in the gradient [C, K] of the logits of `rows`, which is 0 at dead rows, whatever X holds."""
+        x = self._live_input(rows) if self._wanted.weight else None
         kept = None if self._left_out is None else self._left_out.kept(rows, gradient, x, classes)
         if kept is not None:
             self._add_kept(rows, gradient, x, classes, kept)
@@ -156,9 +157,8 @@ class LinearHead:
         if self._wanted.bias:
             self._sums.bias[classes].add_(gradient.sum(0, dtype=self._accumulate))
 
-    def _live_input(self, rows: Rows, dead: Tensor | None) -> Tensor:
-        x = take(self._hidden, rows).to(self._dtype)
-        return x if dead is None else x.masked_fill(dead.unsqueeze(1), 0)
+    def _live_input(self, rows: Rows) -> Tensor:
+        return self.live.without_dead(take(self._hidden, rows).to(self._dtype), rows)
 
     def _add_kept(self, rows: Rows, gradient: Tensor, x: Tensor | None, classes: slice, kept: Tensor) -> None:
         """Products with the classes `kept` of the chunk's, gathered some at a time."""
@@ -193,12 +193,13 @@ class LinearHead:
                 put(self._sums.input, rows, sums)
 
     def gradients(self) -> Gradients:
-        """In the dtypes of input, weight and bias."""
+        """In the dtypes of input, weight and bias; NaN where rows are missing, and of class 0."""
+        if self.live.missing is not None:
+            if self._wanted.input:
+                self._sums.input.masked_fill_(self.live.missing.unsqueeze(1), torch.nan)
+            for value in self._sums[1:]:
+                value[:1].masked_fill_(self.live.missing.any(), torch.nan)
         return Gradients(*(value.to(like.dtype) for value, like in zip(self._sums, self._original, strict=True)))
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wanted) -> Gradients:
@@ -207,36 +208,6 @@ def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: Wa
     return Gradients(
         *(torch.empty_like(v) if w else v.new_empty((0, *v.shape[1:])) for v, w in zip(values, wanted, strict=True))
     )
-
-
-def take(value: Tensor, rows: Rows, dim: int = 0) -> Tensor:
-    """The rows of `value`."""
-    if isinstance(rows, Tensor):
-        return value.index_select(dim, rows)
-    return value.narrow(dim, rows.start, rows.stop - rows.start)
-
-
-def take_or_none(value: Tensor | None, rows: Rows) -> Tensor | None:
-    """The rows of `value`, if there is one."""
-    return None if value is None else take(value, rows)
-
-
-def put(to: Tensor, rows: Rows, value: Tensor, dim: int = 0) -> None:
-    """Write the rows of `to`."""
-    if isinstance(rows, Tensor):
-        to.index_copy_(dim, rows, value.to(to.dtype))
-    else:
-        take(to, rows, dim).copy_(value)
-
-
-def live_rows(dead: Tensor) -> Tensor | None:
-    """Indices of the rows that are not `dead` [N]; None for all.
-
-    On a GPU always all: to know how many there are the CPU would have to wait.
-    """
-    if dead.device.type != "cpu" or not dead.any():
-        return None
-    return dead.logical_not().nonzero().squeeze(1)
 
 
 def _add_product(to: Tensor, gradient: Tensor, x: Tensor) -> None:

@@ -13,18 +13,9 @@ from torch.library import Library
 
 from fluxcore import reference
 from fluxcore.ops import _kl_div_backends as row_kernels
-from fluxcore.ops._linear_head import (
-    PLAN_SCHEMA,
-    Gradients,
-    LinearHead,
-    Plan,
-    Wanted,
-    live_rows,
-    put,
-    take,
-    take_or_none,
-)
+from fluxcore.ops._linear_head import PLAN_SCHEMA, Gradients, LinearHead, Plan, Wanted
 from fluxcore.ops._linear_op import LinearOp, Signature
+from fluxcore.ops._linear_rows import live_rows, put, take, take_or_none
 
 
 class _Arguments(NamedTuple):
@@ -76,11 +67,12 @@ def forward(*args: Any) -> row_kernels.Results:
     results.state.zero_()
     policy, ref = _heads(arguments, plan, _NOTHING)
     in_rows = options._replace(reduction="none")
-    for rows in policy.chunks(live_rows(weight == 0)):
+    policy.live = live_rows(weight == 0, plan.live_rows)
+    for rows in policy.chunks():
         part = row_kernels.forward(policy.logits(rows), ref.logits(rows), take(weight, rows), *in_rows)
         put(rows_loss, rows, part.loss)
         put(results.state, rows, part.state, 1)
-    rows_loss = torch.where(rows_loss == 0, 0, rows_loss / results.totals)
+    rows_loss = policy.live.mark_missing(torch.where(rows_loss == 0, 0, rows_loss / results.totals))
     results.loss.copy_(rows_loss if options.reduction == "none" else reference.sum_of_rows(rows_loss, results.totals))
     return results
 
@@ -89,10 +81,9 @@ def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_kl_div_bwd`: rows without weight or upstream gradient are left out."""
     upstream, arguments, (state, totals), options, plan, wanted = _signature.split_backward(args)
     weight = _token_weight(arguments, state)
-    dead = (weight == 0) | (upstream == 0)
-    live = live_rows(dead)
     policy, ref = _heads(arguments, plan, wanted)
-    for rows in policy.chunks(live):
+    policy.live = live_rows((weight == 0) | (upstream == 0), plan.live_rows)
+    for rows in policy.chunks():
         logits = policy.logits(rows)
         gradient = row_kernels.backward(
             take(upstream, rows) if upstream.dim() else upstream,
@@ -104,7 +95,7 @@ def backward(*args: Any) -> Gradients:
             *options,
             gradient=logits,
         )
-        policy.add(rows, gradient, take(dead, rows) if live is None else None)
+        policy.add(rows, gradient)
     return policy.gradients()
 
 

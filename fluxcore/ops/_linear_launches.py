@@ -1,6 +1,7 @@
 """What the ops behind the linear functions launch and move: products with the head, and row kernels on their logits.
 
-The launches of all chunks are counted together, in the order of those of one; every row is taken to count.
+The launches of all chunks are counted together, in the order of those of one; every row is taken to count, or as many
+as `LinearOptions.live_rows` says.
 """
 
 from dataclasses import replace
@@ -30,7 +31,7 @@ def linear_softmax_stats_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     fused = fused_statistics(call, machine, mergeable=call.inputs["top_k"] == 0)
     if fused:
         return fused
-    head = head_of(call, machine, NOTHING, mergeable=call.inputs["top_k"] == 0)
+    head = head_of(call, machine, NOTHING, mergeable=call.inputs["top_k"] == 0, every_row=True)
     return in_chunks(head, lambda chunk: _statistics(head, chunk, call, machine))
 
 
@@ -50,7 +51,7 @@ def linear_cross_entropy_fwd(call: OpCall, machine: Machine) -> list[Launch]:
     fused = [] if now else fused_statistics(call, machine, mergeable=mergeable)
     if fused:
         return fused + _sum_of_rows(call)
-    head = head_of(call, machine, wanted, mergeable=mergeable, at_once=now)
+    head = head_of(call, machine, wanted, mergeable=mergeable, at_once=now, every_row=options.outputs != 0)
 
     def launches_of(chunk: Tile) -> list[Launch]:
         if not head.is_whole:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fluxcore.ops._linear_filter import SLAB
 from fluxcore.ops._linear_head import Wanted
+from fluxcore.ops._linear_rows import most_products
 from fluxcore.ops._linear_schedule import (
     Passes,
     Request,
@@ -39,6 +40,8 @@ class Head(NamedTuple):
     workspace_bytes: int
     is_filtered: bool
     device_type: str
+    made_rows: int
+    """Rows of which products are made."""
 
     @property
     def is_whole(self) -> bool:
@@ -98,15 +101,20 @@ def head_of(
     prefix: str = "",
     mergeable: bool = False,
     at_once: bool = False,
+    every_row: bool = False,
 ) -> Head:
-    """The head whose arguments have a prefix; all else is as for `LinearHead`."""
+    """The head whose arguments have a prefix, of rows that count alone unless it is of `every_row`.
+
+    All else is as for `LinearHead`.
+    """
     hidden, weight, bias = (call.inputs[prefix + name] for name in ("input", "linear_weight", "linear_bias"))
     dtype = call.inputs["compute_dtype"] or hidden.dtype
     accumulate = call.inputs["accumulate"] or torch.promote_types(dtype, torch.float32)
     (N, D), V = hidden.shape, weight.shape[0]
     passes = Passes(wanted.input, wanted.weight, any(wanted), heads=1 + others, mergeable=mergeable, at_once=at_once)
     request = Request(*(call.inputs[name] for name in Request._fields))
-    tile = tile_of(N, V, dtype, machine.device.type, passes, request, accumulate)
+    count = most_products(N, call.inputs["live_rows"])
+    tile = tile_of(count, V, dtype, machine.device.type, passes, request, accumulate)
     is_whole = tile.classes == V
     extra = 0 if is_whole else extra_columns(dtype, passes)
     # Sums in another dtype than the gradient's are kept apart from it, and so is a weight converted for the products.
@@ -120,16 +128,27 @@ def head_of(
         apart += min(SLAB, V) * (tile.rows * dtype.itemsize + D * (dtype.itemsize + accumulate.itemsize))
     workspace = row_bytes(tile.classes + extra, dtype, passes) * tile.rows + apart
     return Head(
-        hidden, weight, bias, dtype, accumulate, wanted, tile, extra, workspace, is_filtered, machine.device.type
+        hidden,
+        weight,
+        bias,
+        dtype,
+        accumulate,
+        wanted,
+        tile,
+        extra,
+        workspace,
+        is_filtered,
+        machine.device.type,
+        N if every_row else count,
     )
 
 
 def in_chunks(head: Head, launches_of: Callable[[Tile], list[Launch]]) -> list[Launch]:
     """The launches of all chunks, those of one kernel together."""
-    N, V = head.hidden.shape[0], head.weight.shape[0]
+    V = head.weight.shape[0]
     found: dict[str, Launch] = {}
     chunks = 0
-    for rows, times_rows in _sizes(N, head.tile.rows):
+    for rows, times_rows in _sizes(head.made_rows, head.tile.rows):
         for classes, times_classes in _sizes(V, head.tile.classes):
             times = times_rows * times_classes
             chunks += times

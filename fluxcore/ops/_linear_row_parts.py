@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fluxcore import reference
 from fluxcore.ops import _softmax_stats_backends as row_kernels
-from fluxcore.ops._linear_head import LinearHead, Rows, live_rows, put, take, take_or_none
+from fluxcore.ops._linear_head import LinearHead
+from fluxcore.ops._linear_rows import Rows, put, take, take_or_none
 from fluxcore.reference import RowState, SoftmaxStats
 
 
@@ -66,14 +67,11 @@ def _orders(first: RowParts, second: RowParts) -> tuple[tuple[RowParts, RowParts
     return (second, first), (first, second)
 
 
-def rows_over_all_classes(
-    head: LinearHead, target: Tensor | None, statistics: Statistics, live: Tensor | None
-) -> RowParts:
-    """The state of every row, or of the `live` ones; others are 0. 2 N V D operations."""
-    N = head.count
-    zero = torch.zeros(N, dtype=torch.float64, device=head.device)
+def rows_over_all_classes(head: LinearHead, target: Tensor | None, statistics: Statistics) -> RowParts:
+    """The state of every row of which the head makes products; others are 0. 2 N V D operations."""
+    zero = torch.zeros(head.live.total, dtype=torch.float64, device=head.device)
     whole = RowParts(*(zero.clone() for _ in RowParts._fields))._replace(argmax=zero.long())
-    for rows in head.chunks(live):
+    for rows in head.chunks():
         merged = None
         for classes in head.class_chunks():
             part = _part(head, rows, classes, take_or_none(target, rows), statistics)
@@ -109,16 +107,15 @@ def row_state(parts: RowParts) -> RowState:
 
 
 def add_gradients(
-    head: LinearHead, grads: Tensor, target: Tensor | None, parts: RowParts, statistics: Statistics, dead: Tensor
+    head: LinearHead, grads: Tensor, target: Tensor | None, parts: RowParts, statistics: Statistics
 ) -> None:
-    """Take in what upstream gradients [outputs, N] make, 0 at `dead` rows [N]. 2 N V D operations, and the head's own.
+    """Take in what upstream gradients [outputs, N] make, 0 at dead rows. 2 N V D operations, and the head's own.
 
     The kernels are told of the whole row: its state, its largest logit and the target's. Where these two are of other
     classes they stand in columns behind the chunk's own, whose gradients are left out.
     """
     V, wide = head.classes, grads.dtype
-    live = live_rows(dead)
-    for rows in head.chunks(live):
+    for rows in head.chunks():
         own = RowParts(*(take(value, rows) for value in parts))
         y = take_or_none(target, rows)
         state = torch.stack((*own[:4], own.x_y, torch.zeros_like(own.m))).to(wide)
@@ -147,7 +144,7 @@ def add_gradients(
                 statistics.softcap,
                 logits,
             )
-            head.add(rows, gradient[:, :K], take(dead, rows) if live is None else None, classes)
+            head.add(rows, gradient[:, :K], classes)
 
 
 def _place(index: Tensor, classes: slice, elsewhere: int | Tensor) -> Tensor:

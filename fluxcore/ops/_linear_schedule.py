@@ -38,7 +38,7 @@ class LinearOptions:
     """How a linear op uses memory; its results differ only by rounding, but for `gradient_filter`.
 
     Raises:
-        ValueError: a number below 1.
+        ValueError: a number below 1, or of live rows below 0.
         TypeError: `accumulate` is not a floating point dtype, or `gradient_filter` no `GradientFilter`.
     """
 
@@ -58,6 +58,11 @@ class LinearOptions:
     in float64, where no gradient is made at once. None: on a GPU, where the cost model takes it to be faster, which it
     does for D up to about 1100 in half precision, and neither `rows` nor `classes` is given. True: a scalar loss makes
     its gradients in the backward pass too. What needs a row whole (see `classes`) cannot be fused."""
+    live_rows: int | None = None
+    """At most so many rows count: have a target that is not ignored, a weight and an upstream gradient that are not 0.
+    They are brought together on the device, which nobody waits for, and no products are made of more; the loss and
+    gradients are NaN if there are more. None: on a CPU they are counted, on a GPU all rows take part, since to know how
+    many count it would have to be waited for. Say it where the number is known, as it is to who makes the targets."""
     gradient_filter: GradientFilter | None = None
     """Leaves small gradients out of the products of `linear_cross_entropy`, and bounds the error; None: none."""
 
@@ -66,6 +71,8 @@ class LinearOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be >= 1, or None to have it chosen, got {value}")
+        if self.live_rows is not None and self.live_rows < 0:
+            raise ValueError(f"`live_rows` must be >= 0, or None where it is not known, got {self.live_rows}")
         if self.gradient_filter is not None and not isinstance(self.gradient_filter, GradientFilter):
             raise TypeError(
                 f"`gradient_filter` must be a GradientFilter, or None, got {type(self.gradient_filter).__name__}"

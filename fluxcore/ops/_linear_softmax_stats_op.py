@@ -17,19 +17,10 @@ from fluxcore.ops import _softmax_stats_backends as row_kernels
 from fluxcore.ops._cross_entropy_backends import output_names
 from fluxcore.ops._linear_fused import Product, is_fused, makes_state_again, product_of
 from fluxcore.ops._linear_fused import forward as fused_forward
-from fluxcore.ops._linear_head import (
-    PLAN_SCHEMA,
-    Gradients,
-    LinearHead,
-    Plan,
-    Wanted,
-    live_rows,
-    put,
-    take,
-    take_or_none,
-)
+from fluxcore.ops._linear_head import PLAN_SCHEMA, Gradients, LinearHead, Plan, Wanted
 from fluxcore.ops._linear_op import LinearOp, Signature
 from fluxcore.ops._linear_row_parts import RowParts, Statistics, add_gradients, rows_over_all_classes, statistics_of
+from fluxcore.ops._linear_rows import live_rows, put, take, take_or_none
 
 _ROW_DIMS = (1, 0, 1, 0)  # of stats, argmax, state, top_index
 
@@ -77,9 +68,9 @@ def forward(*args: Any) -> row_kernels.Results:
     head = LinearHead(*arguments[:3], plan, Wanted(False, False, False), mergeable=options.top_k == 0)
     results = _empty_results(arguments, options, plan)
     if not head.is_whole:
-        parts = rows_over_all_classes(head, target, _statistics(options), None)
+        parts = rows_over_all_classes(head, target, _statistics(options))
         return _put_parts(parts, target, options, results)
-    for rows in head.chunks(None):
+    for rows in head.chunks():
         part = row_kernels.forward(head.logits(rows), take_or_none(target, rows), *options)
         for whole, own, dim in zip(results, part, _ROW_DIMS, strict=True):
             put(whole, rows, own, dim)
@@ -90,16 +81,15 @@ def backward(*args: Any) -> Gradients:
     """Implementation of `fluxcore::linear_softmax_stats_bwd`: rows whose upstream gradients are all 0 are left out."""
     grads, arguments, saved, options, plan, wanted = _signature.split_backward(args)
     head = LinearHead(*arguments[:3], plan, wanted, mergeable=options.top_k == 0)
-    dead = (grads == 0).all(0)
+    head.live = live_rows((grads == 0).all(0), plan.live_rows)
     if not head.is_whole:
         argmax, state, _ = saved
         m, s, t, spread, x_y, _ = state.double()
         parts = RowParts(m, s, t, spread, x_y, argmax)
-        add_gradients(head, grads, arguments.target, parts, _statistics(options), dead)
+        add_gradients(head, grads, arguments.target, parts, _statistics(options))
         return head.gradients()
-    live = live_rows(dead)
     again = makes_state_again(*_where(arguments, plan), plan, mergeable=options.top_k == 0)
-    for rows in head.chunks(live):
+    for rows in head.chunks():
         logits = head.logits(rows)
         if again:
             _, argmax, state, top_index = row_kernels.forward(logits, take_or_none(arguments.target, rows), *options)
@@ -117,7 +107,7 @@ def backward(*args: Any) -> Gradients:
             *options,
             logits,
         )
-        head.add(rows, gradient, take(dead, rows) if live is None else None)
+        head.add(rows, gradient)
     return head.gradients()
 
 

@@ -207,7 +207,7 @@ def test_rows_that_are_not_finite_or_have_ties(row, classes, device):
 def test_a_pass_takes_the_state_of_the_other_schedule():
     hidden, weight, bias = (value.detach() for value in leaves("cpu"))
     target = torch.randint(V, (N,))
-    plans = [(0, 4, 16, None, 0.0, None, None), (0, 4, 0, None, 0.0, None, None)]
+    plans = [(0, 4, 16, None, 0, 0.0, None, None), (0, 4, 0, None, 0, 0.0, None, None)]
     options = Options("softmax", "none", -100, 0.0, 0.1, "neg_entropy", 0.3, 0, 0, 0.9, 0.0)
     upstream = torch.randn(N)
     found = []
@@ -224,7 +224,7 @@ def test_a_pass_takes_the_state_of_the_other_schedule():
 
 
 def test_opcheck():
-    plan = (0, 3, 32, None, 0.0, None, None)
+    plan = (0, 3, 32, None, 0, 0.0, None, None)
     hidden, weight, bias = leaves("cpu")
     target = torch.randint(V, (N,))
     options = Options("softmax", "mean", 5, 0.0, 0.01, "non_max_sum", 0.5, 0, 1, 0.9, 20.0)

@@ -1,16 +1,20 @@
 """How the linear ops behave as ops: registration, compile, autocast, passes over a graph, module features, errors."""
 
+from itertools import product
+
 import pytest
 import torch
 from support.devices import device_fixture
 from support.synchronisation import RecordSynchronisation
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import fluxcore
+from fluxcore.ops import _linear_cross_entropy_parts as ce_parts
 from fluxcore.ops import _linear_cross_entropy_passes as ce_passes
-from fluxcore.ops import _linear_row_parts as row_parts
 from fluxcore.ops import _linear_softmax_stats_op as stats_passes
 from fluxcore.ops._cross_entropy_backends import BACKENDS, Options
+from fluxcore.ops._linear_rows import LiveRows, live_rows
 from fluxcore.ops.cross_entropy import cross_entropy
 from fluxcore.ops.linear_cross_entropy import LinearOptions, linear_cross_entropy
 from fluxcore.ops.linear_kl_div import linear_kl_div
@@ -21,7 +25,7 @@ from fluxcore.target_check import check_targets
 device = device_fixture(BACKENDS)
 F = torch.nn.functional
 ops = torch.ops.fluxcore
-PLAN = (0, 3, 0, None, 0.0, None, None)
+PLAN = (0, 3, 0, None, 0, 0.0, None, None)
 STATS = (0b1111111, 3, 0.9, 20.0)
 
 
@@ -175,10 +179,12 @@ def test_a_frozen_part_gets_no_gradient(device):
 
 
 def test_a_gpu_is_not_waited_for(device, monkeypatch):
-    # On a CPU rows are left out, which looks at values; this test makes it take the GPU's branch.
-    monkeypatch.setattr(ce_passes, "live_rows", lambda dead: None)
-    monkeypatch.setattr(stats_passes, "live_rows", lambda dead: None)
-    monkeypatch.setattr(row_parts, "live_rows", lambda dead: None)
+    # On a CPU rows are counted, which looks at values; unless it is said how many there are it takes the GPU's branch.
+    def on_gpu(dead: Tensor, most: int) -> LiveRows:
+        return live_rows(dead, most) if most else LiveRows(dead.shape[0], dead=dead)
+
+    for module in (ce_passes, ce_parts, stats_passes):
+        monkeypatch.setattr(module, "live_rows", on_gpu)
     implementations = {
         "fluxcore::linear_cross_entropy_fwd": ce_passes.forward,
         "fluxcore::linear_cross_entropy_bwd": ce_passes.backward,
@@ -187,8 +193,8 @@ def test_a_gpu_is_not_waited_for(device, monkeypatch):
     }
     hidden, weight, bias = tensors(device)
     target = torch.tensor([0, 32, -100, 5, 40], device=device)
-    for reduction, classes in (("none", None), ("mean", None), ("mean", 16)):
-        options = LinearOptions(classes=classes)
+    for reduction, classes, most in product(("none", "mean"), (None, 16), (None, 4)):
+        options = LinearOptions(classes=classes, live_rows=most)
         with RecordSynchronisation(implementations) as record:
             loss = linear_cross_entropy(
                 hidden, weight, target, linear_bias=bias, reduction=reduction, options=options

@@ -168,7 +168,7 @@ def test_opcheck():
     tensors, target = sure_rows(dtype=torch.float32)
     options = ("softmax", "mean", 5, 0.0, 0.01, "non_max_sum", 0.5, 0, 1, 0.9, 20.0)
     sums = GradientFilter(1e-3 / N).sums
-    call = (*tensors, target, None, None, None, sums, *options, 0, 12, 0, None, 1e-3 / N, None, None)
+    call = (*tensors, target, None, None, None, sums, *options, 0, 12, 0, None, 0, 1e-3 / N, None, None)
     op = torch.ops.fluxcore.linear_cross_entropy_fwd
     torch.library.opcheck(op, (*call, [True] * 3))
     saved = op(*call, [False] * 3)[2:6]

@@ -201,7 +201,7 @@ def test_rows_that_do_not_count_are_not_made(device):
     target = torch.randint(V, (N,), device=device)
     dead = torch.rand(N, device=device) < 0.6
     statistics = Statistics(0b111, 1.0, 0.0)
-    plan = Plan(0, 0, 0, True, 0.0, None, None)
+    plan = Plan(0, 0, 0, True, 0, 0.0, None, None)
     some, every = (linear_fused.row_parts(hidden, weight, bias, target, statistics, plan, d) for d in (dead, None))
     for ours, theirs in zip(some, every, strict=True):
         torch.testing.assert_close(ours[~dead], theirs[~dead], rtol=1e-5, atol=1e-5)
@@ -228,7 +228,7 @@ def test_autocast(device):
 
 def test_opcheck(device):
     arguments = (*leaves(device, torch.float32, (5, 8, 70)), torch.tensor([0, 32, 1, 5, 7], device=device))
-    plan = (0, 0, 0, True, 0.0, None, None)
+    plan = (0, 0, 0, True, 0, 0.0, None, None)
     torch.library.opcheck(torch.ops.fluxcore.linear_softmax_stats_fwd, (*arguments, 0b111, 0, 0.9, 20.0, *plan))
 
 

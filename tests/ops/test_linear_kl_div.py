@@ -106,7 +106,7 @@ def test_finite_differences_agree(device):
 
 def test_opcheck(device):
     policy, ref = leaves(device, N=4)
-    call = (*policy, *ref, torch.rand(4, device=device), "jsd", 0.3, "mean", 0.9, 0, 3, 0, None, 0.0, None, None)
+    call = (*policy, *ref, torch.rand(4, device=device), "jsd", 0.3, "mean", 0.9, 0, 3, 0, None, 0, 0.0, None, None)
     torch.library.opcheck(torch.ops.fluxcore.linear_kl_div_fwd, call)
     loss, *saved = torch.ops.fluxcore.linear_kl_div_fwd(*call)
     tensors = [value.detach() for value in call[:7]]
