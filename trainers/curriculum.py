@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from fluxcore.data import Loader
 from fluxcore.training.accumulation import micro_batches
 from fluxcore.training.config import ConfigError
 from fluxcore.training.language_model import token_sums
@@ -62,19 +61,8 @@ def train(config: CurriculumConfig) -> Path:
         )
         if config.column is not None and config.column not in data.ds.columns:
             raise ConfigError(f"`column` must be one of {', '.join(data.ds.columns)}, got {config.column!r}")
-        loader = Loader(
-            data.ds,
-            config.make_order(),
-            subset=data.plan.chunk_ids,
-            epochs=data.plan.epochs,
-            global_batch_size=data.chunks_per_step,
-            rank=run.accelerator.process_index,
-            world_size=run.accelerator.num_processes,
-            seed=config.seed,
-            out="int64",
-            pin=run.accelerator.device.type == "cuda",
-            columns=[config.column] if config.column else [],
-        )
+        columns = [config.column] if config.column else []
+        loader = data.loader(run.accelerator, config.make_order(), config.seed, columns=columns)
         model = load_model(config.model, vocab_size=data.vocab_size, context=data.seq, overrides=config.model_args)
         sampler = Sampler.from_config(config, data.tokenizer, context=data.seq) if config.generate_every else None
         optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas)

@@ -1,5 +1,6 @@
 """A data set, what of it trains and what validates, checked before a model is built."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +34,18 @@ class TrainingData:
     tokenizer: Path
     """`tokenizer.json` for samples; need not exist."""
 
-    def shuffled_loader(self, accelerator: Accelerator, seed: int) -> Loader:
-        """The chunks of the plan in another order each epoch, a step's over all ranks at a time."""
+    def loader(self, accelerator: Accelerator, order: Order, seed: int, *, columns: Sequence[str] = ()) -> Loader:
+        """The chunks of the plan in this order, a step's over all ranks at a time.
+
+        Args:
+            accelerator: Device, and which of how many ranks reads.
+            order: Of each epoch.
+            seed: Of what is random in the order.
+            columns: Scores that come with each batch.
+        """
         return Loader(
             self.ds,
-            Order.shuffled(),
+            order,
             subset=self.plan.chunk_ids,
             epochs=self.plan.epochs,
             global_batch_size=self.chunks_per_step,
@@ -46,7 +54,12 @@ class TrainingData:
             seed=seed,
             out="int64",
             pin=accelerator.device.type == "cuda",
+            columns=columns,
         )
+
+    def shuffled_loader(self, accelerator: Accelerator, seed: int) -> Loader:
+        """As `loader`, in another order each epoch."""
+        return self.loader(accelerator, Order.shuffled(), seed)
 
 
 def open_training_data(

@@ -8,7 +8,7 @@ from fluxcore.trainers import curriculum
 from fluxcore.trainers.curriculum import CurriculumConfig, train
 from hydra import compose, initialize_config_dir
 from support.token_data import SCORE, write_documents
-from support.trainer_runs import TINY_MODEL, metrics, split, weights
+from support.trainer_runs import TINY_MODEL, assert_same, metrics, split
 
 import fluxcore.data
 from fluxcore.data import Order
@@ -47,15 +47,6 @@ def configure(data, tmp_path):
     return configure
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Models this small gain nothing from a second one, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class StopError(Exception):
     """The process ends here."""
 
@@ -85,7 +76,7 @@ def seen_chunks(monkeypatch):
                 seen.append(batch.meta.chunk_ids.tolist())
                 yield batch
 
-    monkeypatch.setattr(curriculum, "Loader", Recording)
+    monkeypatch.setattr("fluxcore.training.training_data.Loader", Recording)
     return seen
 
 
@@ -105,10 +96,7 @@ def test_a_killed_run_goes_on_bit_for_bit(configure, tmp_path, monkeypatch):
             with pytest.raises(StopError):
                 train(configure(run_dir=broken))
     assert train(configure(run_dir=broken)) == broken
-    assert metrics(broken) == metrics(whole)
-    ours, theirs = weights(broken), weights(whole)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert_same(broken, whole)
 
 
 def newest_step(run):

@@ -1,7 +1,6 @@
 """The trainer as users start it: as a process, killed at any time, or as several."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,13 +11,13 @@ import pytest
 import torch
 from fluxcore.trainers.curriculum import CONFIGS, CurriculumConfig, train
 from support.token_data import SCORE, write_documents
+from support.trainer_processes import ENVIRONMENT, assert_alike, train_in_two
 from support.trainer_runs import TINY_MODEL, metrics, weights
 
 from fluxcore.training.launch import launch
 
 MODULE = "fluxcore.trainers.curriculum"
 SHORTER = ["steps=20", "eval_every=10", "eval_chunks=16", "generate_every=10", "save_every=4"]
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
 
 
 def last_step(run: Path) -> int:
@@ -27,19 +26,11 @@ def last_step(run: Path) -> int:
     return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
 
 
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(False)  # as in a process of the user's
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_quick_test_killed_and_resumed(tmp_path, monkeypatch, one_thread):
+@pytest.mark.usefixtures("users_algorithms")
+def test_quick_test_killed_and_resumed(tmp_path, monkeypatch):
     """With no data prepared: it makes its own; then kill -9, and on in another process to the same result."""
     command = [sys.executable, "-m", MODULE, "--config-name", "quick_test", "run_dir=killed", *SHORTER]
-    process = subprocess.Popen(command, cwd=tmp_path, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     while last_step(tmp_path / "killed") < 10:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
@@ -67,7 +58,8 @@ def test_quick_test_killed_and_resumed(tmp_path, monkeypatch, one_thread):
     assert list((runs[1] / "wandb").glob("offline-run-*"))
 
 
-def test_two_processes_train_as_one(tmp_path, one_thread):
+@pytest.mark.usefixtures("users_algorithms")
+def test_two_processes_train_as_one(tmp_path):
     data = write_documents(tmp_path / "d")
     settings = {
         "data": data,
@@ -84,24 +76,14 @@ def test_two_processes_train_as_one(tmp_path, one_thread):
         "trackers": [],
     }
     one = train(CurriculumConfig(**settings, run_dir=tmp_path / "one"))
-    CurriculumConfig(**settings, run_dir=tmp_path / "two").to_yaml(tmp_path / "two.yaml")
-    # `accelerate launch --cpu` starts one process, whatever the number asked for.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", MODULE, "--config-dir", str(tmp_path), "--config-name", "two"]
-    done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = metrics(one), metrics(tmp_path / "two")
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.keys() == b.keys()
-        assert a.pop("split") == b.pop("split")
-        assert a == pytest.approx(b, rel=1e-3)
+    two = train_in_two(MODULE, CurriculumConfig(**settings, run_dir=tmp_path / "two"))
+    assert_alike(one, two, rel=1e-3)
     # Its checkpoint is as good as ours: one process goes on from it.
-    assert weights(one).keys() == weights(tmp_path / "two").keys()
+    assert weights(one).keys() == weights(two).keys()
     resumed = CurriculumConfig(
-        **settings, run_dir=tmp_path / "three", resume=str(tmp_path / "two" / "checkpoints" / "step-00000002")
+        **settings, run_dir=tmp_path / "three", resume=str(two / "checkpoints" / "step-00000002")
     )
-    assert metrics(train(resumed))[-1]["loss"] == pytest.approx(ours[-1]["loss"], rel=1e-3)
+    assert metrics(train(resumed))[-1]["loss"] == pytest.approx(metrics(one)[-1]["loss"], rel=1e-3)
 
 
 @pytest.mark.parametrize(

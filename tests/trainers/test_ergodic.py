@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from fluxcore.trainers import ergodic
 from fluxcore.trainers.ergodic import CONFIGS, Config, app, train
 from hydra import compose, initialize_config_dir
 from support.component_data import CHUNK_TOKENS, COMPONENTS, VOCAB_SIZE, write_components
-from support.trainer_runs import TINY_MODEL, metrics, split, weights
+from support.trainer_processes import assert_alike, train_in_two
+from support.trainer_runs import TINY_MODEL, assert_same, killed_at, split
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
@@ -48,14 +48,6 @@ def configure(data, tmp_path):
         return Config(**{**settings, **changes})
 
     return configure
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def opened(config):
@@ -140,20 +132,17 @@ def test_profiles_are_the_losses_at_each_position(configure):
 
 def test_a_killed_run_goes_on_bit_for_bit(configure, tmp_path, monkeypatch):
     whole = train(configure(run_dir=tmp_path / "whole"))
-    log_training = ergodic.Run.log_training
+    with killed_at(monkeypatch, 5):
+        train(configure())
+    assert_same(train(configure()), whole)
 
-    def log(self, **extra):
-        if self.step == 5:
-            raise KeyboardInterrupt
-        log_training(self, **extra)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(ergodic.Run, "log_training", log)
-        with pytest.raises(KeyboardInterrupt):
-            train(configure())
-    broken = train(configure())
-    assert metrics(broken) == metrics(whole)
-    assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(broken).items())
+@pytest.mark.usefixtures("users_algorithms")
+def test_two_processes_train_as_one(configure, tmp_path):
+    changes = {"model_args": {**TINY_MODEL, "resid_pdrop": 0.0}, "lr": 1e-3, "dataset": {"eval_windows": 9}}
+    one = train(configure(**changes, run_dir=tmp_path / "one"))
+    two = train_in_two("fluxcore.trainers.ergodic", configure(**changes, run_dir=tmp_path / "two"))
+    assert_alike(one, two, rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from fluxcore.trainers import sharpness
 from fluxcore.trainers.sharpness import CONFIGS, Config, train
 from hydra import compose, initialize_config_dir
 from support.token_data import VOCAB_SIZE, write_documents
-from support.trainer_runs import TINY_MODEL, metrics, split, weights
+from support.trainer_processes import assert_alike, train_in_two
+from support.trainer_runs import TINY_MODEL, assert_same, killed_at, split
 from torch.nn.functional import cross_entropy
 
 import fluxcore.data
@@ -51,14 +52,6 @@ def configure(data, tmp_path):
         return Config(**{**settings, **changes})
 
     return configure
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def penalty_of(logits, kind, k):
@@ -164,22 +157,17 @@ def test_validation_is_what_its_definition_says(configure, data):
 
 def test_a_killed_run_goes_on_bit_for_bit(configure, tmp_path, monkeypatch):
     whole = train(configure(run_dir=tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        patch.setattr(sharpness.Run, "log_training", log_until(5, sharpness.Run.log_training))
-        with pytest.raises(KeyboardInterrupt):
-            train(configure())
-    broken = train(configure())
-    assert metrics(broken) == metrics(whole)
-    assert all(torch.equal(weight, weights(whole)[name]) for name, weight in weights(broken).items())
+    with killed_at(monkeypatch, 5):
+        train(configure())
+    assert_same(train(configure()), whole)
 
 
-def log_until(step, log_training):
-    def log(self, **extra):
-        if self.step == step:
-            raise KeyboardInterrupt
-        log_training(self, **extra)
-
-    return log
+@pytest.mark.usefixtures("users_algorithms")
+def test_two_processes_train_as_one(configure, tmp_path):
+    changes = {"model_args": {**TINY_MODEL, "resid_pdrop": 0.0}, "lr": 1e-3}
+    one = train(configure(**changes, run_dir=tmp_path / "one"))
+    two = train_in_two("fluxcore.trainers.sharpness", configure(**changes, run_dir=tmp_path / "two"))
+    assert_alike(one, two, rel=1e-5)
 
 
 def test_without_a_penalty_and_with_one_of_weight_0_the_run_is_the_same(configure, tmp_path):

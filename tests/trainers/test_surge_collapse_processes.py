@@ -1,29 +1,15 @@
 """The trainer as users start it: by its command line, and as several processes."""
 
-import os
-import subprocess
 import sys
 
 import pytest
-import torch
 from fluxcore.trainers.surge_collapse import CONFIGS, SurgeCollapseConfig, train
+from support.trainer_processes import assert_alike, train_in_two
 from support.trainer_runs import metrics
 
 from fluxcore.training.launch import launch
 from fluxcore.training.optimizer_config import OptimizerConfig
 from fluxcore.training.surge_config import SurgeConfig
-
-MODULE = "fluxcore.trainers.surge_collapse"
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(False)  # as in a process of the user's
-    yield
-    torch.set_num_threads(threads)
 
 
 def settings(**changes):
@@ -45,23 +31,14 @@ def settings(**changes):
     }
 
 
+@pytest.mark.usefixtures("users_algorithms")
 def test_two_processes_train_as_one(tmp_path):
     one = train(SurgeCollapseConfig(**settings(), run_dir=tmp_path / "one"))
-    SurgeCollapseConfig(**settings(), run_dir=tmp_path / "two").to_yaml(tmp_path / "two.yaml")
-    # `accelerate launch --cpu` starts one process, whatever the number asked for.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", MODULE, "--config-dir", str(tmp_path), "--config-name", "two"]
-    done = subprocess.run(command, cwd=tmp_path, env=ONE_THREAD, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    ours, theirs = metrics(one), metrics(tmp_path / "two")
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.keys() == b.keys()
-        for key in ("split", "reasons"):
-            assert a.pop(key, None) == b.pop(key, None)
-        # The entropy of one micro-batch's labels, of which half a one has less.
-        assert (a.pop("target_entropy", 0.0) > 0) == (b.pop("target_entropy", 0.0) > 0)
-        assert a == pytest.approx(b, rel=1e-2)
+    two = train_in_two("fluxcore.trainers.surge_collapse", SurgeCollapseConfig(**settings(), run_dir=tmp_path / "two"))
+    # The target entropy is that of one micro-batch's labels, of which half a one has less.
+    assert_alike(one, two, rel=1e-2, but=("reasons", "target_entropy"))
+    for mine, other in zip(metrics(one), metrics(two), strict=True):
+        assert (mine.get("target_entropy", 0.0) > 0) == (other.get("target_entropy", 0.0) > 0)
 
 
 @pytest.mark.parametrize(
