@@ -1,6 +1,7 @@
 """Types of the C++ extension. Private: use the functions of the package."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ class Loader:
         tokens: int,
         targets: int,
         owner: object,
-        ahead: list[tuple[int, int]],
+        ahead: Sequence[tuple[int, int]],
     ) -> None: ...
     def next(self) -> Any: ...
 

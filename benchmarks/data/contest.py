@@ -30,6 +30,7 @@ def contenders() -> list[Contender]:
     return [
         Fluxcore("fluxcore"),
         Fluxcore("fluxcore, tokens alone", targets=False),
+        Fluxcore("fluxcore, no threads, tokens alone", threads=0, targets=False),
         Fluxcore("fluxcore, no CRC", verify="never"),
         Fluxcore("fluxcore, no CRC, tokens alone", verify="never", targets=False),
         Fluxcore("fluxcore, no look-ahead", look_ahead=0),

@@ -14,14 +14,22 @@ from fluxcore.data import Loader, Order
 
 
 class Fluxcore(Contender):
-    """Shuffled from the shards, prefetched by two threads."""
+    """Shuffled from the shards."""
 
     files = "fluxcore"
 
-    def __init__(self, name: str, *, verify: str = "always", look_ahead: int = 1024, targets: bool = True) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        verify: str = "always",
+        look_ahead: int = 1024,
+        targets: bool = True,
+        threads: int | None = None,
+    ) -> None:
         self.name = name
         self._verify = verify
-        self._options = {"out": "int64", "look_ahead": look_ahead, "targets": targets}
+        self._options = {"out": "int64", "look_ahead": look_ahead, "targets": targets, "threads": threads}
 
     def write(self, folder: Path, chunks: int) -> None:
         with fluxcore.data.ShardWriter(

@@ -5,9 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fluxcore import _core
 from fluxcore.data.bad_chunks import OnBadChunk, Substitutes
@@ -277,12 +275,7 @@ class Loader:
         except BaseException:
             self._stream = None
             raise
-        return Batch(tokens, targets, self._describe(facts))
-
-    def _describe(self, facts: Tensor) -> BatchMeta:
-        chunk_ids, source, doc_id, doc_offset, valid_len = facts.unbind()
-        scores = {name: torch.from_numpy(values[chunk_ids.numpy()]) for name, values in self._columns.items()}
-        return BatchMeta(chunk_ids, source, doc_id, doc_offset, valid_len, scores)
+        return Batch(tokens, targets, BatchMeta(facts.array, self._columns))
 
     def _check_known(self, step: int) -> None:
         if self._mixture is not None and step < self._mixture.first_step:

@@ -13,12 +13,13 @@ from fluxcore import _core
 from fluxcore.data.bad_chunks import Substitutes
 from fluxcore.data.batches import BatchPlan
 from fluxcore.data.dataset import Dataset
+from fluxcore.data.facts import Facts, FactsMemory
 from fluxcore.errors import CorruptShardError
 
 OUT_TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "uint32", "int32", "int64")}
 
-Buffers = tuple[Tensor, Tensor, Tensor]
-"""Facts [5, b] int64 (chunk id, source, document id, document offset, valid length), tokens and targets [b, T]."""
+Buffers = tuple[Facts, Tensor, Tensor]
+"""Facts, tokens and targets [b, T]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class Stream:
         self._process = os.getpid()
         # Tokens and targets of the batches in work, the one that was handed out and the one before it.
         kept = 2 * (max(reading.prefetch, 1) + 2)
+        self._rows = rows
+        self._facts = FactsMemory(rows)
+        self._nothing = torch.empty((rows, 0), dtype=OUT_TYPES[self._out])
         self._memory = _core.BatchMemory(rows, ds.chunk_tokens, reading.out, kept)
         self._core = _core.Loader(ds._core, order, reading.verify, reading.threads)
         for _ in range(max(reading.prefetch, 1) if reading.threads else 1):
@@ -88,7 +92,7 @@ class Stream:
         """
         try:
             buffers: Buffers = self._core.next()
-            again = bool(self._substitutes) and self._substitutes.affects(buffers[0][0].numpy())
+            again = bool(self._substitutes) and self._substitutes.affects(buffers[0].array()[0])
         except CorruptShardError as error:
             self._substitutes.add(error)
             again = True
@@ -118,16 +122,19 @@ class Stream:
         return rows
 
     def _request(self, core: _core.Loader, position: int, rows: int, ahead: Sequence[tuple[int, int]] = ()) -> None:
-        facts = torch.empty((5, rows), dtype=torch.int64)
+        facts, facts_address = self._facts.take(rows)
         tokens = self._empty(rows)
-        targets = self._empty(rows) if self._targets else tokens.new_empty((rows, 0))
-        addresses = (facts.data_ptr(), self._out, tokens.data_ptr(), targets.data_ptr() if self._targets else 0)
-        core.submit(position, rows, *addresses, (facts, tokens, targets), list(ahead))
+        targets = self._empty(rows) if self._targets else self._no_targets(rows)
+        addresses = (facts_address, self._out, tokens.data_ptr(), targets.data_ptr() if self._targets else 0)
+        core.submit(position, rows, *addresses, (facts, tokens, targets), ahead)
 
     def _empty(self, rows: int) -> Tensor:
         if self._pin:  # PyTorch itself uses page-locked memory again
             return torch.empty((rows, self._chunk_tokens), dtype=OUT_TYPES[self._out], pin_memory=True)
         return torch.from_numpy(self._memory.take(rows))
+
+    def _no_targets(self, rows: int) -> Tensor:
+        return self._nothing if rows == self._rows else self._nothing[:rows]
 
     def _read_with_substitutes(self) -> Buffers:
         """The next batch, from the chunks that stand for bad ones; one of them may turn out to be bad too."""

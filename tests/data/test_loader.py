@@ -1,5 +1,7 @@
 """What a loader delivers: the right rows, in the right order, whatever reads them."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from support.data_sets import VOCAB_SIZE
 
 import fluxcore.data
 from fluxcore.data import Loader, Order, ShardWriter
+from fluxcore.data.facts import FACTS
 
 ORDERS = {
     "ascending": Order.sorted("score"),
@@ -110,6 +113,19 @@ def test_a_batch_may_be_kept_and_changed(ds):
     again = list(loader)
     assert all(torch.equal(batch.tokens, copy) for batch, copy in zip(kept, copies, strict=True))
     assert all(bool(batch.targets.any()) for batch in again)
+
+
+def test_what_is_known_about_a_batch_is_its_own_also_when_first_asked_for_late_or_elsewhere(ds):
+    loader = Loader(ds, Order.shuffled(), global_batch_size=7, epochs=9, drop_last=False, columns=["score"])
+    batches = list(loader)  # of more than one piece of memory, the last one short
+    assert len(batches) > 64
+    for step, batch in enumerate(batches):
+        ids = loader.explain(step).chunk_ids
+        for meta in (batch.meta, pickle.loads(pickle.dumps(batch.meta))):
+            for name in FACTS[1:]:
+                assert np.array_equal(getattr(meta, name), ds.column(name)[ids])
+            assert np.array_equal(meta.chunk_ids, ids)
+            assert np.array_equal(meta.scores["score"], ds.column("score")[ids])
 
 
 @pytest.mark.parametrize("threads", [0, 2])
