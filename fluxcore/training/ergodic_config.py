@@ -5,12 +5,22 @@ from enum import StrEnum, auto
 from pathlib import Path
 from typing import Any, ClassVar
 
+from fluxcore.data.text import Corpus, in_parts
 from fluxcore.training.config import ConfigError
 from fluxcore.training.early_stopping import StopConfig
+from fluxcore.training.hub_source import HubSource
 from fluxcore.training.text_data import TextConfig
 from fluxcore.training.trainer_config import TrainerConfig, require_at_least, require_within_run
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+TRAINING_KEYS = (
+    "budget_tokens", "passes", "batch_size", "accumulation", "lr", "betas", "weight_decay", "warmup_steps", "schedule",
+    "min_lr_ratio", "grad_clip", "mixed_precision", "log_every", "eval_every", "save_every", "keep_last",
+    "generate_every",
+)  # fmt: skip
+"""What the group `training` sets."""
 
 
 class DesignName(StrEnum):
@@ -33,7 +43,7 @@ class DatasetConfig(TextConfig):
 
     name: ClassVar[str] = "dataset"
     label_column: str | None = None
-    """Of a `hub:` source: the column whose labels are the components, in place of the source as a whole."""
+    """Of a data set of the hub: the column whose labels are the components, in place of the data set as a whole."""
     categories: list[str] = field(default_factory=list)
     """With `label_column`: the labels to take; none given: all."""
     num_top_categories: int | None = None
@@ -58,13 +68,30 @@ class DatasetConfig(TextConfig):
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"`dataset.val_fraction` must be within (0, 1), got {self.val_fraction}")
         given = [name for name in ("sources", "shards", "hdf5") if getattr(self, name)]
+        if self.hub and "sources" not in given:
+            given.insert(0, "hub")
         if len(given) != 1:
             raise ConfigError(
                 "one of `dataset.sources`, `dataset.shards` and `dataset.hdf5` must be given, got "
                 + (" and ".join(given) or "none")
             )
-        if self.label_column is not None and not (len(self.sources) == 1 and self.sources[0].startswith("hub:")):
+        if self.label_column is not None and len(self.of_hub()) != 1:
             raise ConfigError(f"`dataset.label_column` goes with a single `hub:` source, got {self.sources}")
+        if self.label_column is None and self.categories:
+            raise ConfigError(f"`dataset.categories` goes with `dataset.label_column`, got {self.categories} alone")
+
+    def of_hub(self) -> list[HubSource]:
+        """The data sets of the hub, if there is nothing else; an empty list if there is."""
+        others = [spec for spec in self.sources if not spec.startswith("hub:")]
+        return [] if others else [*map(self.hub_source, self.sources), *self.hub]
+
+    def corpus(self) -> Corpus:
+        """As in `TextConfig`, with each label as a source if there is a `label_column`."""
+        if self.label_column is None:
+            return TextConfig.corpus(self)
+        (source,) = self.of_hub()
+        found = source.corpus(label_column=self.label_column, labels=self.categories)
+        return in_parts(found, self.part_bytes) if self.part_bytes else found
 
     def paths(self) -> list[Path]:
         """As in `TextConfig`."""
@@ -79,7 +106,7 @@ class DatasetConfig(TextConfig):
         """Number of components as far as the keys tell; None where only the data does."""
         if self.shards is not None or self.hdf5 is not None or "embedded" in self.sources:
             return self.num_top_categories
-        count = len(self.sources) if self.label_column is None else len(self.categories) or None
+        count = len(self.sources) + len(self.hub) if self.label_column is None else len(self.categories) or None
         if self.num_top_categories is None or count is None:
             return count
         return min(count, self.num_top_categories)
@@ -96,8 +123,8 @@ class ErgodicConfig(TrainerConfig):
     name: ClassVar[str] = "ergodic"
     dataset: DatasetConfig
     """Components and evaluation windows."""
-    training: dict[str, Any] = field(default_factory=dict)
-    """Keys of this configuration as the group `training` sets them; they replace the keys themselves."""
+    training: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(TRAINING_KEYS))
+    """Keys of this configuration under the name of their group: training.batch_size replaces batch_size."""
     k: int = 1
     """Number of components to train on."""
     chain: int = 0
@@ -118,6 +145,8 @@ class ErgodicConfig(TrainerConfig):
 
     def __post_init__(self) -> None:
         for key, value in self.training.items():
+            if value is None:
+                continue
             if key in ("training", "dataset") or key not in type(self).__dataclass_fields__:
                 raise ConfigError(f"`training.{key}` is no key of this configuration")
             setattr(self, key, value)

@@ -1,10 +1,8 @@
 """Which chunks a run on K components sees, and the fixed windows that it is evaluated on."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -12,10 +10,8 @@ from numpy.typing import NDArray
 
 import fluxcore.data
 from fluxcore.data import Dataset
-from fluxcore.data.text import Corpus, Document
 from fluxcore.data.tokenise import tokenise
 from fluxcore.data.tokenizer import Tokenizer
-from fluxcore.errors import require
 from fluxcore.training.config import ConfigError
 from fluxcore.training.ergodic_config import SPECIAL_TOKENS, DatasetConfig, ErgodicConfig, LabelsName
 from fluxcore.training.split import Ids, Plan, chunk_keys, document_keys, mix, sample_chunks, split_by_document
@@ -143,7 +139,7 @@ def prepare(config: DatasetConfig) -> Path:
         return made_once(config.folder(config.chunk_tokens), lambda folder: from_hdf5(config, folder))
 
     def write(folder: Path) -> None:
-        corpus = labelled(config) if config.label_column is not None else config.corpus()
+        corpus = config.corpus()
         if config.tokenizer is None:
             tokenizer = Tokenizer.train(corpus, vocab_size=config.vocab_size, special_tokens=SPECIAL_TOKENS)
         else:
@@ -159,38 +155,3 @@ def from_hdf5(config: DatasetConfig, folder: Path) -> None:
     known = fluxcore.data.interchange.hdf5.read_facts(config.hdf5) is not None
     vocab_size = None if known else config.vocab_size
     fluxcore.data.convert(config.hdf5, folder, format="hdf5", vocab_size=vocab_size)
-
-
-def labelled(config: DatasetConfig) -> Corpus:
-    """The rows of a `datasets` data set, each label a source."""
-    datasets = require("datasets", extra="train")
-    name = config.sources[0].removeprefix("hub:")
-    try:
-        rows = datasets.load_dataset(name, config.hub_config, split=config.split)
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"the Hugging Face hub could not be reached for `{name}`, and it is not in the cache: {error}"
-            "\n\nUse folders of text instead: dataset.sources=[FOLDER,FOLDER]."
-        ) from error
-    for column in (config.column, config.label_column):
-        if column not in rows.column_names:
-            raise ConfigError(f"`{name}` has no column {column!r}\n\nThere are {', '.join(rows.column_names)}.")
-    feature = rows.features[config.label_column]
-    names = list(feature.names) if hasattr(feature, "names") else sorted(set(map(str, rows[config.label_column])))
-    unknown = [each for each in config.categories if each not in names]
-    if unknown:
-        raise ConfigError(f"`dataset.categories` must be among {', '.join(names)}, got {unknown[0]!r}")
-    return _Labelled(rows, config.column, str(config.label_column), names, tuple(config.categories or names))
-
-
-class _Labelled(Corpus):
-    def __init__(self, rows: Any, column: str, label: str, names: list[str], sources: tuple[str, ...]) -> None:
-        self.sources = sources
-        self._rows, self._column, self._label, self._names = rows, column, label, names
-
-    def __iter__(self) -> Iterator[Document]:
-        for number, row in enumerate(self._rows):
-            value = row[self._label]
-            label = self._names[value] if isinstance(value, int) else str(value)
-            if label in self.sources:
-                yield Document(row[self._column] or "", label, f"{label}:{number}")

@@ -1,5 +1,6 @@
 """A data set of the Hugging Face hub as one source of text among others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import ClassVar
@@ -33,8 +34,10 @@ class HubSource(ConfigFile):
     """text: the column itself; dialogue: its turns, joined by line breaks; translation: one `language` of it."""
     language: str | None = None
     """The side of a translation."""
+    folder: str | None = None
+    """Of the data set; only the files below it are read."""
     revision: str | None = None
-    """Commit, tag or branch."""
+    """Commit, tag or branch; refs/convert/parquet where the hub made Parquet of a data set with a loading script."""
 
     def __post_init__(self) -> None:
         self.coerce()
@@ -44,12 +47,15 @@ class HubSource(ConfigFile):
                 f" {self.adapter.name} for {self.path}"
             )
 
-    def corpus(self) -> Corpus:
+    def corpus(self, *, label_column: str | None = None, labels: Sequence[str] = ()) -> Corpus:
         """The text.
 
+        Args:
+            label_column: Column whose labels are the sources; None: the data set is one.
+            labels: The labels to take; none given: all.
         Raises:
             ConnectionError: the hub cannot be reached, and the data set is not in the cache.
-            ValueError: an unknown data set, split, column or language.
+            ValueError: an unknown data set, split, column, label or language.
         """
         return hub(
             self.path,
@@ -58,5 +64,8 @@ class HubSource(ConfigFile):
             column=self.column,
             adapter=self.adapter.name,
             language=self.language,
+            folder=self.folder,
             revision=self.revision,
+            label_column=label_column,
+            labels=labels,
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fluxcore.data.text import EMBEDDED_SOURCES, Corpus, embedded, files, hub, in_parts, join
+from fluxcore.data.text import EMBEDDED_SOURCES, Corpus, embedded, files, in_parts, join
 from fluxcore.data.tokenise import tokenise
 from fluxcore.data.tokenizer import Tokenizer
 from fluxcore.training.config import ConfigError, ConfigFile
@@ -76,8 +76,13 @@ class TextConfig(ConfigFile):
         if kind == "embedded":
             raise ConfigError(f"`text.sources` must be among {', '.join(EMBEDDED_SOURCES)}, got {spec!r}")
         if kind == "hub":
-            return hub(name, config=self.hub_config, split=self.split, column=self.column)
+            return self.hub_source(spec).corpus()
         return files(spec, column=self.column)
+
+    def hub_source(self, spec: str) -> HubSource:
+        """A `hub:NAME` of `sources`, with the keys that all of them share."""
+        path = spec.removeprefix("hub:")
+        return HubSource(path=path, config=self.hub_config, split=self.split, column=self.column)
 
     def paths(self) -> list[Path]:
         """The files and folders that are read."""

@@ -65,6 +65,53 @@ def test_what_does_not_fit_is_named(folder, arguments, message):
         list(hub(folder, **arguments))
 
 
+@pytest.fixture
+def papers(tmp_path, monkeypatch):
+    """Papers with class labels, of which one has none; and beside them a folder of others."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["x", "y", "z"])}
+    )
+    for name, labels in (("no_ref", [2, 0, 1, 2, -1]), ("default", [1])):
+        (tmp_path / "papers" / name / "train").mkdir(parents=True)
+        rows = {"text": [f"{name} {i}" for i in range(len(labels))], "label": labels}
+        path = tmp_path / "papers" / name / "train" / "0000.parquet"
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    return str(tmp_path / "papers")
+
+
+def test_labels_become_sources(papers):
+    corpus = hub(papers, folder="no_ref", label_column="label")
+    assert corpus.sources == ("x", "y", "z")
+    found = [(each.source, each.text, each.name.removeprefix(papers)) for each in corpus]
+    assert found == [("z", "no_ref 0", ":0"), ("x", "no_ref 1", ":1"), ("y", "no_ref 2", ":2"), ("z", "no_ref 3", ":3")]
+    some = hub(papers, folder="no_ref", label_column="label", labels=["z", "y"])
+    assert some.sources == ("z", "y")
+    assert [each.text for each in some] == ["no_ref 0", "no_ref 2", "no_ref 3"]
+
+
+def test_labels_may_be_strings(folder):
+    corpus = hub(folder, label_column="text")
+    assert [(each.source, each.text) for each in corpus] == [("one", "one")]  # the other row has none
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label_column": "topic"}, "has no column 'topic'\n\nPass `label_column`; there are: text, label"),
+        ({"label_column": "label", "labels": ["w"]}, "`labels` must be among the labels of .*, x, y, z, got 'w'"),
+        ({"labels": ["x"]}, "`labels` goes with `label_column` alone, got x"),
+        ({"folder": "nowhere"}, "nowhere"),
+    ],
+)
+def test_labels_that_are_not_there(papers, arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        hub(papers, **{"folder": "no_ref", **arguments})
+
+
 def test_a_folder_without_data(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty doesn't contain any data files"):

@@ -1,5 +1,7 @@
 import sys
+from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
 import fluxcore.data
+from fluxcore.data.tokenizer import Tokenizer
 from fluxcore.training.config import ConfigError, build, register
 from fluxcore.training.ergodic_config import DatasetConfig
 from fluxcore.training.ergodic_data import component_of_chunks, open_components
@@ -175,6 +178,7 @@ def test_bad_input_is_refused_at_the_start(configure, tmp_path, changes, message
         ({"shards": None}, "one of `dataset.sources`, `dataset.shards` and `dataset.hdf5` must be given, got none"),
         ({"sources": ["/x"]}, "must be given, got sources and shards"),
         ({"label_column": "label"}, "`dataset.label_column` goes with a single `hub:` source"),
+        ({"categories": ["a"]}, r"`dataset.categories` goes with `dataset.label_column`, got \['a'\] alone"),
         ({"chunk_tokens": 1}, "`dataset.chunk_tokens` must be >= 2, got 1"),
     ],
 )
@@ -196,14 +200,18 @@ def test_groups_and_overrides(tmp_path):
             Config,
             compose(
                 "default",
-                ["dataset=arxiv", "dataset.num_top_categories=3", "training.batch_size=64", "training=grid", "k=3"],
+                [
+                    *("dataset=arxiv", "dataset.num_top_categories=3", "training.batch_size=64", "training=grid"),
+                    *("k=3", "lr=2e-3", "training.weight_decay=0"),
+                ],
             ),
         )
         build(Config, compose("quick_test"))
         build(Config, compose("grid", ["dataset=folders", "dataset.sources=[/a,/b]", "k=2", "labels=own"]))
     assert full.run_steps() == 980
     assert (full.batch_size * full.accumulation, full.total_tokens()) == (512, 50_176_000)
-    assert (changed.batch_size, changed.dataset.num_top_categories, changed.lr) == (64, 3, 3e-3)
+    assert (changed.batch_size, changed.dataset.num_top_categories, changed.lr) == (64, 3, 2e-3)
+    assert (changed.weight_decay, changed.warmup_steps) == (0.0, 8)
     changed.to_yaml(tmp_path / "saved.yaml")
     assert Config.from_yaml(tmp_path / "saved.yaml") == changed
 
@@ -221,6 +229,31 @@ def test_text_becomes_components(configure, tmp_path, monkeypatch):
     assert "[MASK]" in found.data.tokenizer.read_text()
     again = configure(dataset={**dataset, "eval_windows": 3})
     assert opened(again).data.ds.uuid == found.data.ds.uuid
+
+
+def test_categories_of_papers_become_components(tmp_path, monkeypatch):
+    """As `dataset=arxiv` reads them from the hub, for which a folder of the same layout stands."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    names = ["math.AC", "cs.CV", "cs.AI", "cs.SY", "math.GR", "cs.CE", "cs.PL", "cs.IT", "cs.DS", "cs.NE", "math.ST"]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    rows = {
+        "text": [f"On {names[i % 11]}. " + f"Lemma {i} of {names[i % 11]} holds.\n\n" * 9 for i in range(220)],
+        "label": [i % 11 for i in range(220)],
+    }
+    (tmp_path / "papers" / "no_ref" / "train").mkdir(parents=True)
+    path = tmp_path / "papers" / "no_ref" / "train" / "0000.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    register(Config)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        overrides = ["dataset=arxiv", "training=grid", "model=tiny", "k=3", "budget_tokens=1600", "warmup_steps=0"]
+        config = build(Config, compose("default", [*overrides, f"dataset.cache={tmp_path / 'made'}"]))
+    config.dataset.hub = [replace(config.dataset.hub[0], path=str(tmp_path / "papers"), revision=None)]
+    config.dataset.vocab_size, config.dataset.chunk_tokens, config.dataset.val_fraction = 400, 20, 0.2
+    found = opened(config)
+    assert sorted(found.data.ds.sources) == ["cs.DS", "cs.IT", "cs.PL", "math.GR", "math.ST"]
+    tokenizer = Tokenizer.load(found.data.tokenizer)
+    for name, windows in found.windows.items():
+        assert name in tokenizer.decode(found.data.ds[windows.chunk_ids[0]].tolist())
 
 
 def test_a_grid_is_trained_and_reported(configure, data, tmp_path, monkeypatch, capsys):
