@@ -28,8 +28,6 @@ class ErgodicRun:
     seed: int
     design: str
     labels: str
-    anchor: str
-    """The component that is compared with its run alone."""
     profiles: Mapping[str, Profile]
     """Component -> mean loss of the tokens 1..T-1 over its windows, nats, [T - 1]."""
     total_tokens: int | None
@@ -42,9 +40,15 @@ class ErgodicRun:
         return float(np.mean([profile.mean() for profile in self.profiles.values()]))
 
     @property
-    def anchor_xe(self) -> float:
-        """Mean over positions of the anchor alone, nats a token."""
-        return float(self.profiles[self.anchor].mean())
+    def share(self) -> int | None:
+        """Tokens that K = 1 trains on under the same budget, in either design."""
+        if self.total_tokens is None or self.design == DESIGN:
+            return self.total_tokens
+        return self.total_tokens // self.k
+
+    def alone(self, component: str) -> tuple[str, int, int | None]:
+        """What a component's run alone must have in common with this one: the component, the seed and the budget."""
+        return component, self.seed, self.share
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,21 @@ class Point:
     xe: Interval
     """Over seeds; of each seed the mean over its runs."""
     rise: Interval | None
-    """dXE(K): the anchor's cross entropy beyond that of its run alone with the same seed, over seeds."""
+    """dXE(K): a component's cross entropy beyond that of its run alone with the same seed, over seeds."""
     rises: Mapping[int, float]
-    """Seed -> dXE(K), the mean over anchors."""
+    """Seed -> dXE(K), the mean over runs and components."""
+    profiles: Mapping[str, Profile]
+    """Component -> mean of its losses against position; of components that have a run alone with the same seed, or of
+    all where none has."""
 
     def profile(self) -> Profile:
-        """Mean of the anchors' losses against position."""
-        mean: Profile = np.mean([run.profiles[run.anchor] for run in self.runs], axis=0)
+        """Mean of the losses against position over the components."""
+        mean: Profile = np.mean(list(self.profiles.values()), axis=0)
         return mean
+
+    def by_component(self) -> dict[str, Profile]:
+        """Component -> mean of its losses against position over all runs."""
+        return mean_profiles((run, name) for run in self.runs for name in run.profiles)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +158,7 @@ def read_run_lines(rows: Sequence[dict[str, Any]]) -> ErgodicRun | None:
         seed=about["seed"],
         design=about["design"],
         labels=about["labels"],
-        anchor=about["subset"][0],
-        profiles=last,
+        profiles={name: last[name] for name in about["subset"]},
         total_tokens=about["total_tokens"],
         steps=max(row["step"] for row in rows),
     )
@@ -176,7 +186,6 @@ def read_profile(path: Path) -> ErgodicRun:
         seed=int(keys["seed"]),
         design=keys.get("design", DESIGN),
         labels=keys.get("labels", LABELS),
-        anchor=component,
         profiles={component: values.astype(np.float64).mean(axis=0)},
         total_tokens=None,
         steps=None,
@@ -184,27 +193,46 @@ def read_profile(path: Path) -> ErgodicRun:
 
 
 def by_series(runs: Iterable[ErgodicRun]) -> list[Series]:
-    """Runs by design and labels, the constant total and the own labels first."""
+    """Runs by design and labels, the constant total and the own labels first.
+
+    With K = 1 the designs are one: its runs count in each that has the same budget and none of them itself.
+    """
     groups: dict[tuple[str, str], list[ErgodicRun]] = {}
     for run in runs:
         groups.setdefault((run.labels, run.design), []).append(run)
     order = sorted(groups, key=lambda key: (key[0] != LABELS, key[1] != DESIGN, key))
-    return [Series(design, labels, points(groups[labels, design])) for labels, design in order]
+    found = []
+    for labels, design in order:
+        mine = groups[labels, design]
+        others = [run for key in order if key[0] == labels and key[1] != design for run in groups[key] if run.k == 1]
+        have = {run.alone(name) for run in mine if run.k == 1 for name in run.profiles}
+        wanted = {run.alone(name) for run in mine for name in run.profiles} - have
+        shared = [run for run in others if wanted.intersection(map(run.alone, run.profiles))]
+        found.append(Series(design, labels, points([*mine, *shared])))
+    return found
 
 
 def points(runs: Sequence[ErgodicRun]) -> tuple[Point, ...]:
     """By K, ascending."""
-    alone = {(run.anchor, run.seed): run.anchor_xe for run in runs if run.k == 1}
+    alone = {run.alone(name): profile.mean() for run in runs if run.k == 1 for name, profile in run.profiles.items()}
     found = []
     for k in sorted({run.k for run in runs}):
         mine = tuple(run for run in runs if run.k == k)
         xe = over_seeds((run.seed, run.xe) for run in mine)
-        rises = over_seeds(
-            (run.seed, run.anchor_xe - alone[run.anchor, run.seed]) for run in mine if (run.anchor, run.seed) in alone
-        )
+        pairs = [(run, name) for run in mine for name in run.profiles if run.alone(name) in alone]
+        rises = over_seeds((run.seed, run.profiles[name].mean() - alone[run.alone(name)]) for run, name in pairs)
         rise = mean_interval(rises.values()) if rises and k > 1 else None
-        found.append(Point(k, mine, mean_interval(xe.values()), rise, rises))
+        profiles = mean_profiles(pairs or [(run, name) for run in mine for name in run.profiles])
+        found.append(Point(k, mine, mean_interval(xe.values()), rise, rises, profiles))
     return tuple(found)
+
+
+def mean_profiles(chosen: Iterable[tuple[ErgodicRun, str]]) -> dict[str, Profile]:
+    """Component -> mean of its losses against position over the runs that it is chosen of."""
+    groups: dict[str, list[Profile]] = {}
+    for run, name in chosen:
+        groups.setdefault(name, []).append(run.profiles[name])
+    return {name: np.mean(each, axis=0) for name, each in sorted(groups.items())}
 
 
 def over_seeds(values: Iterable[tuple[int, float]]) -> dict[int, float]:

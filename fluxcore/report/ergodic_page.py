@@ -1,14 +1,14 @@
 """Tables, plots and page of runs on K ergodic components."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fluxcore.report import theme
-from fluxcore.report.ergodic import Series, by_series, read_ergodic
+from fluxcore.report.ergodic import Profile, Series, by_series, read_ergodic
 from fluxcore.report.experiment import Table, write_experiment_page
 from fluxcore.report.intervals import CONFIDENCE, Interval
 from fluxcore.report.markdown import markdown_table, rewrite_page
@@ -37,7 +37,7 @@ def write_ergodic_report(folder: Path, page: Path | None = None, plots: Path | N
         Table("Power law dXE = scale x (K - 1)^exponent", FIT_HEAD, fit_rows(series)),
         Table("Each component", COMPONENT_HEAD, component_rows(series)),
     ]
-    figures = [xe_figure(series), rise_figure(series), position_figure(series[0])]
+    figures = [xe_figure(series), rise_figure(series), position_figure(series[0]), component_figure(series[0])]
     left_out = f", {unfinished} unfinished ones left out" if unfinished else ""
     write_experiment_page(
         folder,
@@ -163,20 +163,32 @@ def rise_figure(series: Sequence[Series]) -> Figure:
 
 def position_figure(series: Series) -> Figure:
     """Loss against position, a line a K."""
+    lines = {f"K = {point.k}": point.profile() for point in series.points}
+    return against_position("position", "Cross entropy against position", series.name, lines)
+
+
+def component_figure(series: Series) -> Figure:
+    """Loss against position at the largest K, a line a component."""
+    point = series.points[-1]
+    title = f"Cross entropy of each component against position, K = {point.k}"
+    return against_position("component", title, series.name, point.by_component())
+
+
+def against_position(name: str, title: str, design: str, lines: Mapping[str, Profile]) -> Figure:
+    """Lines over the positions 1 to T-1."""
     canvas, axes = new_axes()
-    for index, point in enumerate(series.points[:SERIES]):
-        profile = point.profile()
+    for index, (label, profile) in enumerate(list(lines.items())[:SERIES]):
         axes.plot(
             *(np.arange(1, len(profile) + 1), profile), color=series_colour(index), linestyle=DASHES[index],
-            linewidth=1.5, label=f"K = {point.k}",
+            linewidth=1.5, label=label,
         )  # fmt: skip
     axes.set_xlabel("position in the window")
     axes.set_ylabel("cross entropy, nats")
     add_legend(axes)
-    ends = ", ".join(f"K={p.k}: {p.profile()[0]:.3f} to {p.profile()[-1]:.3f}" for p in series.points)
+    ends = ", ".join(f"{label}: {profile[0]:.3f} to {profile[-1]:.3f}" for label, profile in lines.items())
     return finish(
-        canvas, name="position", title="Cross entropy against position",
-        description=f"Loss of the token at each position, {series.name}; from the first to the last position {ends}.",
+        canvas, name=name, title=title,
+        description=f"Loss of the token at each position, {design}; from the first to the last position {ends}.",
     )  # fmt: skip
 
 

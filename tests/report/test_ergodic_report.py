@@ -56,6 +56,29 @@ def test_the_rise_is_paired_by_seed_and_fitted(grid):
     assert law.by_seed.mean == pytest.approx(0.5, abs=0.01)
 
 
+def test_every_component_that_has_a_run_alone_is_compared(tmp_path):
+    def write(name, subset, levels, *, tokens=1000, design="constant_total"):
+        (tmp_path / name).mkdir()
+        about = {"k": len(subset), "seed": 0, "subset": subset, "design": design, "labels": "own", "chain": 0}
+        rows = [{"step": 0, "split": "run", **about, "total_tokens": tokens}]
+        for component, level in zip(subset, levels, strict=True):
+            rows.append({"step": 9, "split": "profile", "component": component, "xe": (POSITIONS + level).tolist()})
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("a", ["a"], [0.0])
+    write("b", ["b"], [1.0])
+    write("more b", ["b"], [9.0], tokens=4000)
+    write("a b c", ["a", "b", "c"], [0.3, 1.5, 7.0])  # c has no run alone
+    write("each", ["a", "b"], [0.2, 1.0], tokens=2000, design="constant_per_component")
+    total, each = by_series(read_ergodic(tmp_path)[0])
+    assert total.points[-1].rise.mean == pytest.approx((0.3 + 0.5) / 2)
+    np.testing.assert_allclose(total.points[-1].profile(), POSITIONS + (0.3 + 1.5) / 2)
+    assert list(total.points[-1].by_component()) == ["a", "b", "c"]
+    # With K = 1 both designs are one, where the budget is the same.
+    assert [(point.k, len(point.runs)) for point in each.points] == [(1, 2), (2, 1)]
+    assert each.points[-1].rise.mean == pytest.approx(0.1)
+
+
 def test_a_power_law_wants_rises_above_nothing():
     assert fit({2: 0.1}) is None
     assert fit({2: 0.1, 3: -0.1}) is None
@@ -110,9 +133,9 @@ def test_page_tables_and_plots_come_from_the_log_alone(grid, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"{BEGIN}\n{END}\n")
     assert write_ergodic_report(grid, page, tmp_path / "plots") == 9
-    assert sorted(path.name for path in grid.glob("*.png")) == ["position.png", "rise.png", "xe.png"]
+    assert sorted(path.name for path in grid.glob("*.png")) == ["component.png", "position.png", "rise.png", "xe.png"]
     html = (grid / "report.html").read_text()
-    assert html.count("<svg") == 3
+    assert html.count("<svg") == 4
     assert "1 unfinished ones left out" in html
     (series,) = by_series(read_ergodic(grid)[0])
     assert verdict([series]) in page.read_text()

@@ -267,7 +267,7 @@ def test_a_grid_is_trained_and_reported(configure, data, tmp_path, monkeypatch, 
     assert capsys.readouterr().out.count("trained for 6 steps") == 6
     result = CliRunner().invoke(app, ["report", str(tmp_path / "grid"), "--plots", str(tmp_path / "plots")])
     assert result.stdout.startswith("6 runs in"), result.output
-    assert len(list((tmp_path / "plots").glob("*.png"))) == 3
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 4
 
     monkeypatch.setattr(sys, "argv", ["ergodic", "--multirun", "k=1,9", f"run_dir={tmp_path / 'other'}"])
     with pytest.raises(SystemExit):
