@@ -24,7 +24,7 @@ from fluxcore.training.ergodic_data import open_components
 from fluxcore.training.ergodic_validation import ErgodicValidation
 from fluxcore.training.language_model import token_sums
 from fluxcore.training.launch import launch
-from fluxcore.training.models import load_model
+from fluxcore.training.models import check_model, load_model
 from fluxcore.training.optim import adamw
 from fluxcore.training.run import Run
 from fluxcore.training.sampling import Sampler
@@ -43,6 +43,7 @@ def train(config: ErgodicConfig) -> Path:
         ConfigError, OSError, FluxcoreError: what the user can mend, before training starts.
     """
     with Run(config) as run:
+        check_model(config.model, context=config.dataset.chunk_tokens, overrides=config.model_args)
         components = open_components(config, run.accelerator)
         data, validation = components.data, ErgodicValidation(components.windows)
         loader = data.shuffled_loader(run.accelerator, config.seed)

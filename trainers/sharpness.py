@@ -13,7 +13,7 @@ from pathlib import Path
 from fluxcore.integrations.model_head import linear_head
 from fluxcore.training.accumulation import micro_batches
 from fluxcore.training.launch import launch
-from fluxcore.training.models import load_model
+from fluxcore.training.models import check_model, load_model
 from fluxcore.training.optim import adamw
 from fluxcore.training.run import Run
 from fluxcore.training.sampling import Sampler
@@ -38,8 +38,11 @@ def train(config: SharpnessConfig) -> Path:
         ConfigError, OSError, FluxcoreError: what the user can mend, before training starts.
     """
     with Run(config) as run:
+        context = config.seq or 1024  # of text that is yet to be tokenised
+        if config.data is None:
+            check_model(config.model, context=context, overrides=config.model_args)
         with run.accelerator.main_process_first():
-            path = config.data or config.text.prepare(config.seq or 1024)
+            path = config.data or config.text.prepare(context)
         data = open_training_data(
             config, run.accelerator, path, val_path=config.val_data, val_fraction=config.val_fraction
         )

@@ -52,18 +52,45 @@ def load_model(
     spec = str(spec)
     if spec in NAMED_CONFIGS:
         return random_model(spec, vocab_size, context, overrides or {})
-    if overrides:
-        raise ValueError(
-            f"`model_args` change a named configuration, but `model` is {spec!r}"
-            f"\n\nRemove them (~model_args on the command line), or choose one of {', '.join(NAMED_CONFIGS)}."
-        )
+    refuse_overrides(spec, overrides)
     model = pretrained_model(spec)
     check_fits(spec, model.config, vocab_size, context)
     return model
 
 
+def check_model(spec: str | Path, *, context: int, overrides: Mapping[str, Any] | None = None) -> None:
+    """Refuse what `load_model` would refuse whatever the data, before text is tokenised for hours.
+
+    Raises:
+        ValueError: an unknown field in `overrides`, or a model whose context is too small.
+        OSError: no such model.
+    """
+    spec = str(spec)
+    if spec in NAMED_CONFIGS:
+        random_config(spec, 1, context, overrides or {})
+    else:
+        refuse_overrides(spec, overrides)
+        check_fits(spec, pretrained(AutoConfig, spec), 0, context)
+
+
+def refuse_overrides(spec: str, overrides: Mapping[str, Any] | None) -> None:
+    """A pretrained model is as it is."""
+    if overrides:
+        raise ValueError(
+            f"`model_args` change a named configuration, but `model` is {spec!r}"
+            f"\n\nRemove them (~model_args on the command line), or choose one of {', '.join(NAMED_CONFIGS)}."
+        )
+
+
 def random_model(name: str, vocab_size: int, context: int, overrides: Mapping[str, Any]) -> PreTrainedModel:
     """A named configuration with random weights."""
+    config = random_config(name, vocab_size, context, overrides)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    return model
+
+
+def random_config(name: str, vocab_size: int, context: int, overrides: Mapping[str, Any]) -> PretrainedConfig:
+    """A named configuration, changed and checked."""
     fields: dict[str, Any] = {**NAMED_CONFIGS[name], **NO_SPECIAL_TOKENS, "vocab_size": vocab_size}
     model_type = fields.pop("model_type")
     fields["n_positions" if model_type == "gpt2" else "max_position_embeddings"] = context
@@ -74,14 +101,19 @@ def random_model(name: str, vocab_size: int, context: int, overrides: Mapping[st
                 f"`model_args` has no field {field!r} for {name!r}"
                 f"\n\nIts fields include {', '.join(key for key in fields if not key.endswith('_id'))}."
             )
-    config = AutoConfig.for_model(model_type, **{**fields, **overrides})
+    config: PretrainedConfig = AutoConfig.for_model(model_type, **{**fields, **overrides})
     check_fits(name, config, vocab_size, context)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    return model
+    return config
 
 
 def pretrained_model(spec: str, *, revision: str | None = None) -> PreTrainedModel:
     """Weights from a folder, the local cache or the hub, there at a commit or tag if `revision` names one."""
+    model: PreTrainedModel = pretrained(AutoModelForCausalLM, spec, revision=revision, dtype=torch.float32)
+    return model
+
+
+def pretrained(auto: Any, spec: str, *, revision: str | None = None, **options: Any) -> Any:
+    """A model or its configuration, whichever `auto` makes."""
     is_path = spec.startswith(("/", "./", "../", "~")) or Path(spec).exists()
     folder = Path(spec).expanduser()
     if is_path and not (folder / "config.json").is_file():
@@ -92,11 +124,8 @@ def pretrained_model(spec: str, *, revision: str | None = None) -> PreTrainedMod
     try:
         # A download is worth a bar, reading a folder is not.
         with no_progress_bar() if is_path else nullcontext():
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                str(folder) if is_path else spec,
-                revision=revision or "main",
-                trust_remote_code=False,
-                dtype=torch.float32,
+            return auto.from_pretrained(
+                str(folder) if is_path else spec, revision=revision or "main", trust_remote_code=False, **options
             )
     except OSError as error:
         raise OSError(
@@ -104,7 +133,6 @@ def pretrained_model(spec: str, *, revision: str | None = None) -> PreTrainedMod
             "\n\nWithout a network, give the path of a folder with the model's config.json and model.safetensors."
             f" To train from random weights, name one of {', '.join(NAMED_CONFIGS)}."
         ) from error
-    return model
 
 
 def check_fits(spec: str, config: PretrainedConfig, vocab_size: int, context: int) -> None:

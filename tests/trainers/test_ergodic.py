@@ -223,6 +223,9 @@ def test_text_becomes_components(configure, tmp_path, monkeypatch):
         text = "".join(f"The {word} {i}.\n\n" for i in range(600 if name == "air" else 900))
         (tmp_path / name / "a.txt").write_text(text)
     dataset = {"shards": None, "sources": ["sea", "land", "air"], "part_bytes": 100, "vocab_size": 300}
+    with pytest.raises(ValueError, match="reads 4 tokens at most, and a sequence has 8"):
+        train(configure(dataset=dataset, model_args={"n_positions": 4}))
+    assert not (tmp_path / "outputs").exists()  # said before any text is tokenised
     found = opened(configure(dataset={**dataset, "num_top_categories": 2}))
     assert sorted(found.subset) == ["land", "sea"]
     assert (found.data.ds.column("valid_len") == CHUNK_TOKENS).all()

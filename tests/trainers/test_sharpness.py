@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from support.token_data import VOCAB_SIZE, write_documents
 from support.trainer_processes import assert_alike, train_in_two
 from support.trainer_runs import TINY_MODEL, assert_same, killed_at, split
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import cross_entropy
 
 import fluxcore.data
@@ -224,7 +225,16 @@ def test_text_is_tokenised_once_and_held_out_in_part(configure, tmp_path, monkey
     book = tmp_path / "book.txt"
     book.write_text("".join(f"Speaker {i % 7}:\nWe said {i} words.\n\n" for i in range(400)))
     text = TextConfig(sources=[str(book)], part_bytes=200, vocab_size=300)
-    run = train(configure(data=None, text=text, generate_every=6, prompts=["We"], sample_tokens=4))
+    changes = {"data": None, "text": text, "generate_every": 6, "prompts": ["We"], "sample_tokens": 4}
+    with pytest.raises(ValueError, match="reads 8 tokens at most, and a sequence has 16"):
+        train(configure(**changes, model_args={"n_positions": 8}))
+    assert not (tmp_path / "outputs").exists()  # said before any text is tokenised
+    run = train(configure(**changes, trackers=["tensorboard"]))
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    measures = ("loss", "cross_entropy", "penalty", "max_prob", "perplexity", "entropy", "accuracy")
+    wanted = {f"{name}/{each}" for name in ("train", "val") for each in measures}
+    assert {*events.Tags()["scalars"]} >= wanted | {"train/lr", "train/grad_norm", "val/calibration_error"}
     assert split(run, "val")
     assert "We" in (run / "samples.jsonl").read_text()
     (folder,) = (tmp_path / "outputs" / "data").iterdir()

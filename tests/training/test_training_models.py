@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
 from fluxcore.training.config import ConfigError
-from fluxcore.training.models import NAMED_CONFIGS, load_model
+from fluxcore.training.models import NAMED_CONFIGS, check_model, load_model
 from fluxcore.training.sampling import Sampler
 from fluxcore.training.seeds import rng_state, seed_everything, set_rng_state
 
@@ -62,6 +62,20 @@ def test_a_folder_is_loaded(tmp_path):
         load_model(tmp_path / "m", vocab_size=50, context=32)
     with pytest.raises(ValueError, match="`model_args` change a named configuration"):
         load_model(tmp_path / "m", vocab_size=50, context=16, overrides={"n_layer": 1})
+
+
+def test_a_model_is_checked_before_there_is_data(tmp_path):
+    micro().save_pretrained(tmp_path / "m")
+    check_model("llama-tiny", context=16)
+    check_model(tmp_path / "m", context=16)
+    with pytest.raises(ValueError, match="reads 16 tokens at most, and a sequence has 32"):
+        check_model(tmp_path / "m", context=32)
+    with pytest.raises(ValueError, match="`model_args` change a named configuration"):
+        check_model(tmp_path / "m", context=16, overrides={"n_layer": 1})
+    with pytest.raises(ValueError, match="`model_args` has no field 'layers' for 'micro'"):
+        check_model("micro", context=16, overrides={"layers": 2})
+    with pytest.raises(FileNotFoundError, match="micro, llama-tiny, gpt2-small"):
+        check_model("./none", context=16)
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path, monkeypatch):
