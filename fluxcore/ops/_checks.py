@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -60,6 +61,20 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """One of `choices`."""
     if value not in choices:
         raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_number(name: str, value: object) -> float:
+    """A real number, and no bool; NaN is one."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number, got {value!r}")
+    return float(value)
+
+
+def check_whole(name: str, value: object) -> int:
+    """A whole number, and no bool."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be a whole number, got {value!r}")
+    return int(value)
 
 
 def checked_classes(name: str, index: Tensor, logits: Tensor) -> Tensor:

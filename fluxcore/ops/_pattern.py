@@ -27,7 +27,7 @@ def pattern_of(scope: str) -> Pattern | None:
     """
     if scope in SCOPES:
         return None
-    found = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", scope)
+    found = re.fullmatch(r"([0-9]{1,4}):([0-9]{1,4})", scope) if isinstance(scope, str) else None
     if found is None:
         raise ValueError(f"`scope` must be one of {', '.join(SCOPES)}, or N:M as in '2:4', got {scope!r}")
     pattern = Pattern(int(found[1]), int(found[2]))

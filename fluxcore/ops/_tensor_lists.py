@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -18,6 +18,14 @@ def named(argument: str, tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> di
     """
     if isinstance(tensors, Tensor):
         raise TypeError(f"`{argument}` must be a list or a mapping of tensors, got a tensor\n\nPass [tensor].")
+    given: object = tensors
+    if isinstance(given, nn.Module) and not isinstance(given, nn.ParameterList):
+        raise TypeError(
+            f"`{argument}` must be a list or a mapping of tensors, got the module {type(given).__name__}"
+            "\n\nPass dict(model.named_parameters())."
+        )
+    if not isinstance(given, Iterable):
+        raise TypeError(f"`{argument}` must be a list or a mapping of tensors, got {type(given).__name__}")
     pairs = tensors.items() if isinstance(tensors, Mapping) else enumerate(tensors)
     found: dict[str, Tensor] = {}
     seen: set[tuple[object, ...]] = set()
@@ -31,7 +39,7 @@ def named(argument: str, tensors: Mapping[str, Tensor] | Iterable[Tensor]) -> di
     devices = {tensor.device for tensor in found.values()}
     if len(devices) > 1:
         raise ValueError(f"`{argument}` must be on one device, got {', '.join(sorted(map(str, devices)))}")
-    _check_no_overlap(argument, found)
+    check_no_overlap(argument, found)
     return found
 
 
@@ -44,7 +52,27 @@ def _check(argument: str, name: str, tensor: object) -> None:
         raise TypeError(f"`{argument}` must be dense, got {tensor.layout} for {name!r}")
 
 
-def _check_no_overlap(argument: str, tensors: dict[str, Tensor]) -> None:
+def check_writable(argument: str, tensors: Mapping[str, Tensor]) -> None:
+    """Of each tensor every element has memory of its own.
+
+    Raises:
+        ValueError: one was expanded.
+    """
+    for name, x in tensors.items():
+        if any(size > 1 and stride == 0 for size, stride in zip(x.shape, x.stride(), strict=True)):
+            raise ValueError(
+                f"`{argument}` must have an element of memory for each of the tensor's, got {name!r} expanded to "
+                f"{tuple(x.shape)}\n\nPass a copy: {name}.contiguous()."
+            )
+
+
+def check_no_overlap(argument: str, tensors: Mapping[str, Tensor]) -> None:
+    """No two share memory.
+
+    Raises:
+        ValueError: two do.
+    """
+
     def span(name: str) -> tuple[int, int]:
         x = tensors[name]
         last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))

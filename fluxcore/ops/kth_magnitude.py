@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor
 
 from fluxcore.ops import _prune_op
-from fluxcore.ops._checks import check_choice
+from fluxcore.ops._checks import check_choice, check_whole
 from fluxcore.ops._tensor_lists import contiguous, named
 
 Scope = Literal["tensor", "global"]
@@ -41,7 +41,7 @@ def kth_magnitude(
     sizes = {name: x.numel() for name, x in weights.items()}
     if scope == "global":
         sizes = {"all tensors": sum(sizes.values())}
-    numbers = [k] * len(sizes) if isinstance(k, int) else list(k)
+    numbers = [check_whole("k", one) for one in k] if isinstance(k, Sequence) else [check_whole("k", k)] * len(sizes)
     if len(numbers) != len(sizes):
         raise ValueError(f"`k` must be a number, or {len(sizes)} of them for scope {scope!r}, got {len(numbers)}")
     for number, (name, size) in zip(numbers, sizes.items(), strict=True):

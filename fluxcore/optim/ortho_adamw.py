@@ -40,7 +40,7 @@ class OrthoAdamW(Optimizer):
 
     Raises:
         ValueError: an option out of range.
-        RuntimeError: at a step, for a sparse or complex gradient.
+        RuntimeError: at a step, for a sparse or complex gradient, or a state that does not fit the parameter.
 
     Source: Prieto et al., "Grokking at the edge of numerical stability" (arXiv:2501.04697); Loshchilov and Hutter,
     "Decoupled weight decay regularization" (arXiv:1711.05101).
@@ -82,33 +82,53 @@ class OrthoAdamW(Optimizer):
         # All that may raise comes first, so that a failed step leaves everything as it was.
         taken = []
         for group in self.param_groups:
+            options = {name: group[name] for name in ("betas", "eps", "weight_decay")}
+            options |= {"lr": float(group["lr"]), "project_update": group["project"] == "update"}
             for parameter in with_gradient([group]):
                 state, gradient = self._state(parameter), parameter.grad
                 assert gradient is not None
                 tensors = (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])
-                taken.append((group, tensors, state["step"], backend_for(*tensors)))
+                taken.append((options, tensors, state["step"], backend_for(*tensors)))
         steps = Steps()
-        for group, tensors, count, backend in taken:
+        for options, tensors, count, backend in taken:
             count.add_(1)
-            options = {name: group[name] for name in ("betas", "eps", "weight_decay")}
-            options |= {"lr": float(group["lr"]), "step": int(count), "project_update": group["project"] == "update"}
             if backend == "reference":
-                results = ortho_adamw_step(*tensors, **options)
+                results = ortho_adamw_step(*tensors, step=int(count), **options)
                 for tensor, result in zip((tensors[0], *tensors[2:]), results, strict=True):
                     tensor.copy_(result)
             else:
-                steps.add(backend, tensors, **options)
+                steps.add(backend, tensors, step=int(count), **options)
                 torch.autograd.graph.increment_version(tensors[0])
         steps.run()
 
     def _state(self, parameter: Tensor) -> dict[str, Any]:
         state: dict[str, Any] = self.state[parameter]
-        if not state:
+        if state:
+            _check_state(state, parameter)
+        else:
             # On the CPU, where reading it waits for nothing; float32, as in torch's own optimizers.
             state["step"] = torch.zeros((), dtype=torch.float32, device="cpu")
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return state
+
+
+def _check_state(state: dict[str, Any], parameter: Tensor) -> None:
+    # The kernels get addresses alone: a moment that is too short would not be noticed there.
+    missing = [name for name in ("step", "exp_avg", "exp_avg_sq") if not isinstance(state.get(name), Tensor)]
+    if missing:
+        raise RuntimeError(
+            f"the state of a parameter must have a tensor {missing[0]!r}, got {', '.join(sorted(state))}"
+            "\n\nIs it that of another optimizer? Begin with a new OrthoAdamW."
+        )
+    for name in ("exp_avg", "exp_avg_sq"):
+        value = state[name]
+        if value.shape != parameter.shape or value.device != parameter.device or not value.is_floating_point():
+            raise RuntimeError(
+                f"the moment {name!r} must be like its parameter, {tuple(parameter.shape)} on {parameter.device}, "
+                f"got {tuple(value.shape)} of {value.dtype} on {value.device}"
+                "\n\nAfter a model was moved, load the optimizer's state again, or make a new optimizer."
+            )
 
 
 def _check(options: dict[str, Any]) -> None:

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
 
-from fluxcore.ops._checks import check_choice
+from fluxcore.ops._checks import check_choice, check_number, check_whole
 from fluxcore.ops._tensor_lists import named
 from fluxcore.ops.kth_magnitude import SCOPES
 
@@ -75,13 +74,13 @@ def check_numbers(
         ValueError: out of range.
     """
     for name, fraction in (("drop_fraction", drop_fraction), ("regrow_fraction", regrow_fraction)):
-        if not 0 <= _number(name, fraction) <= 1:
+        if not 0 <= check_number(name, fraction) <= 1:
             raise ValueError(f"`{name}` must be within [0, 1], got {fraction}\n\nIt is a share, not a percentage.")
-    if not 0 <= _number("noise_std", noise_std) < math.inf:
+    if not 0 <= check_number("noise_std", noise_std) < math.inf:
         raise ValueError(f"`noise_std` must be finite and >= 0, got {noise_std}\n\n0 regrows weights as 0.")
-    if cosine_steps is not None and _whole("cosine_steps", cosine_steps) < 1:
+    if cosine_steps is not None and check_whole("cosine_steps", cosine_steps) < 1:
         raise ValueError(f"`cosine_steps` must be >= 1 step, got {cosine_steps}\n\nNone keeps the drop fraction.")
-    if not 0 <= _whole("seed", seed) < 1 << 64:
+    if not 0 <= check_whole("seed", seed) < 1 << 64:
         raise ValueError(f"`seed` must be within [0, 2^64), got {seed}\n\nTake it modulo 2^64.")
 
 
@@ -97,15 +96,3 @@ def check_scope(scope: str) -> None:
             f"\n\nA pattern has no drop fraction to schedule: call prune_regrow_(..., scope={scope!r}) yourself."
         )
     check_choice("scope", scope, SCOPES)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{name}` must be a number, got {value!r}")
-    return float(value)
-
-
-def _whole(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`{name}` must be a whole number, got {value!r}")
-    return int(value)

@@ -1,5 +1,6 @@
 """Surge and collapse in a training loop."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -56,7 +57,8 @@ class SurgeCollapse:
 
     Call `step` once after each step of the optimizer, before the gradients are cleared. Dropped weights are held at 0
     until they are regrown. When both collapse and surge are due, both happen, and no weight dropped is regrown. A step
-    that raises leaves the model as it was. Masks follow the model to another device.
+    that raises leaves model, masks and triggers as they were, and does not count. Masks follow the model to another
+    device.
 
     Args:
         model: Its weights are pruned, in place.
@@ -139,13 +141,26 @@ class SurgeCollapse:
             What happened; None if nothing was due.
         """
         self._follow()
+        triggers = (*self.collapse, *self.surge)
+        before = [copy.deepcopy(trigger.state_dict()) for trigger in triggers]
         self._steps += 1
+        try:
+            report = self._ask_and_act(loss)
+        except Exception:
+            self._steps -= 1
+            for trigger, state in zip(triggers, before, strict=True):
+                trigger.load_state_dict(state)
+            raise
+        # Last, for what may raise must come before anything is written.
+        self._hold()
+        return report
+
+    def _ask_and_act(self, loss: float | Tensor | None) -> SurgeReport | None:
         signals = Signals(step=self._steps, loss=loss, parameters=list(self.parameters.values()))
         # Every trigger is asked at every step: some keep count.
         collapsing, surging = (
             [trigger for trigger in triggers if trigger.fires(signals)] for triggers in (self.collapse, self.surge)
         )
-        self._hold()
         if not collapsing and not surging:
             return None
         reasons = dict.fromkeys(type(trigger).__name__ for trigger in (*collapsing, *surging))
@@ -187,6 +202,8 @@ class SurgeCollapse:
                 f"got none for {next(iter(without))!r}\n\nLeave them out of `parameters`."
             )
         grow: dict[str, Any] = {"regrow": "gradient", "regrow_fraction": regrow_fraction, "noise_std": noise}
+        if with_gradient and without:
+            prune_regrow_(without, **{**options, "drop_fraction": 0.0})  # which changes nothing, but may raise
         reports = [prune_regrow_(with_gradient, **options, **grow)] if with_gradient else []
         return [*reports, prune_regrow_(without, **options)] if without else reports
 
@@ -232,9 +249,14 @@ class SurgeCollapse:
         """Go on from `state_dict`, made by an object with the same parameters and triggers.
 
         Raises:
-            ValueError: other parameters or another number of triggers; nothing is changed then.
+            ValueError: other parameters or another number of triggers, or no such state; nothing is changed then.
         """
         triggers = (*self.collapse, *self.surge)
+        missing = {"steps", "sparse", "masks", "init_std", "triggers"} - state_dict.keys()
+        if missing:
+            raise ValueError(
+                f"`state_dict` must come from `SurgeCollapse.state_dict`, got one without {sorted(missing)}"
+            )
         shapes = {name: tuple(mask.shape) for name, mask in state_dict["masks"].items()}
         if shapes != {name: tuple(mask.shape) for name, mask in self.masks.items()}:
             raise ValueError(f"`state_dict` must be of the parameters {list(self.masks)}, got {list(shapes)}")

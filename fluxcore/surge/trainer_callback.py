@@ -23,6 +23,9 @@ class SurgeCollapseCallback(TrainerCallback):
     Args:
         make: Gets the model and the optimizer when training begins, and makes the `SurgeCollapse`.
         on_report: Gets each report.
+
+    Raises:
+        TypeError: `make` cannot be called.
     """
 
     def __init__(
@@ -30,6 +33,11 @@ class SurgeCollapseCallback(TrainerCallback):
         make: Callable[[nn.Module, Optimizer], SurgeCollapse],
         on_report: Callable[[SurgeReport], None] | None = None,
     ) -> None:
+        if not callable(make):
+            raise TypeError(
+                "`make` must be a function of model and optimizer that gives a SurgeCollapse, "
+                f"got {type(make).__name__}"
+            )
         self._make = make
         self._on_report = on_report
         self._loss: float | None = None

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fluxcore.ops._checks import check_whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
@@ -43,13 +45,14 @@ class Every:
         end: Last step that may fire; None for no end.
 
     Raises:
+        TypeError: no whole number.
         ValueError: a number out of range.
     """
 
     def __init__(self, interval: int, *, start: int = 0, end: int | None = None) -> None:
-        if interval < 1:
+        if check_whole("interval", interval) < 1:
             raise ValueError(f"`interval` must be >= 1 step, got {interval}")
-        if start < 0:
+        if check_whole("start", start) < 0:
             raise ValueError(f"`start` must be >= 0, got {start}")
         self.interval, self.start, self.end = interval, start, end
 
@@ -75,11 +78,12 @@ class LossPlateau:
         smoothing: Within [0, 1), memory of the mean; 0 takes each loss as it is.
 
     Raises:
+        TypeError: `patience` is no whole number.
         ValueError: a number out of range, or no loss at a step.
     """
 
     def __init__(self, patience: int, *, min_delta: float = 0.0, smoothing: float = 0.9) -> None:
-        if patience < 1:
+        if check_whole("patience", patience) < 1:
             raise ValueError(f"`patience` must be >= 1 step, got {patience}")
         if not min_delta >= 0:
             raise ValueError(f"`min_delta` must be >= 0, got {min_delta}")

@@ -31,6 +31,16 @@ ONES = torch.ones(4, dtype=torch.bool)
         ({"scope": "layer"}, ValueError, "`scope` must be one of"),
         ({"offsets": {"0": -5}}, ValueError, "got -5 for '0'"),
         ({"cuts": (torch.zeros(1, 3), torch.zeros(1, 2))}, ValueError, "`cuts` must be two tensors"),
+        ({"cuts": (torch.zeros(1, 2),)}, TypeError, "`cuts` must be two tensors, as in a report"),
+        ({"drop_fraction": "half"}, TypeError, "`drop_fraction` must be a number, got 'half'"),
+        ({"drop_fraction": True}, TypeError, "`drop_fraction` must be a number, got True"),
+        ({"seed": 1.5}, TypeError, "`seed` must be a whole number, got 1.5"),
+        ({"step": 1.5}, TypeError, "`step` must be a whole number, got 1.5"),
+        ({"scope": None}, ValueError, "`scope` must be one of tensor, global, or N:M .* got None"),
+        ({"offsets": [3]}, TypeError, "`offsets` must be a mapping of names, got list"),
+        ({"optimizer": torch.optim.SGD}, TypeError, "`optimizer` must be a torch.optim.Optimizer or None"),
+        ({"masks": [[True] * 4]}, TypeError, "`masks` must hold tensors, got list for '0'"),
+        ({"masks": [ONES[:1].expand(4)]}, ValueError, r"'0' expanded to \(4,\)"),
     ],
     ids=str,
 )
@@ -40,6 +50,55 @@ def test_bad_options(options, error, message):
         prune_regrow_([weight], **({"drop_fraction": 0.5} | options))
     assert weight.tolist() == [1, 2, 3, 4]
     assert ONES.all()
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        (None, TypeError, "got NoneType"),
+        (torch.ones(4), TypeError, r"got a tensor\n\nPass \[tensor\]"),
+        (torch.nn.Linear(2, 2), TypeError, r"got the module Linear\n\nPass dict\(model.named_parameters\(\)\)"),
+        ([torch.ones(1).expand(4)], ValueError, r"'0' expanded to \(4,\)"),
+        ([torch.ones(4, dtype=torch.int32)], TypeError, "got torch.int32 for '0'"),
+    ],
+    ids=["nothing", "a tensor", "a module", "expanded", "integers"],
+)
+def test_bad_params(params, error, message):
+    with pytest.raises(error, match=message):
+        prune_regrow_(params, drop_fraction=0.5)
+
+
+def test_tensors_before_one_that_is_refused_stay():
+    transposed = torch.arange(1.0, 5.0).reshape(2, 2).t()  # worked on as a copy, which is written back
+    before = transposed.clone()
+    with pytest.raises(ValueError, match="'1' expanded"):
+        prune_regrow_([transposed, torch.ones(1).expand(4)], drop_fraction=0.5)
+    assert torch.equal(transposed, before)
+
+
+def test_masks_that_share_memory_are_refused():
+    """Two tensors would each see what the other dropped."""
+    mask = torch.ones(4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="`masks` must not share memory"):
+        prune_regrow_([torch.ones(4), torch.ones(4)], drop_fraction=0.5, masks=[mask, mask])
+    assert mask.all()
+
+
+def test_sparse_gradients_are_refused():
+    layer = torch.nn.Embedding(5, 3, sparse=True)
+    layer(torch.tensor([1])).sum().backward()
+    masks = [torch.zeros(5, 3, dtype=torch.bool)]
+    with pytest.raises(ValueError, match=r"must have dense gradients, got one of torch.sparse_coo for '0'"):
+        prune_regrow_([layer.weight], regrow="gradient", regrow_fraction=1.0, masks=masks)
+
+
+def test_names_need_not_be_strings():
+    weight = torch.nn.Parameter(torch.randn(8))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    masks = {3: torch.ones(8, dtype=torch.bool)}
+    report = prune_regrow_({3: weight}, drop_fraction=0.5, masks=masks, optimizer=optimizer)
+    assert report.names == ("3",)
+    assert int(masks[3].sum()) == 4
 
 
 def test_a_moment_that_cannot_be_reset_stops_the_call():

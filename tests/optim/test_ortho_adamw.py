@@ -224,6 +224,48 @@ def test_a_step_that_fails_changes_nothing():
     assert torch.equal(dense.grad, gradient)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)  # by kernels, and by PyTorch
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("exp_avg", torch.zeros(4, device="meta"), "'exp_avg' must be like its parameter, .* on meta"),
+        ("exp_avg", torch.zeros(3), r"'exp_avg' must be like its parameter, \(4,\) on cpu, got \(3,\)"),
+        ("exp_avg_sq", torch.zeros(4, dtype=torch.int32), "of torch.int32 on cpu"),
+        ("exp_avg_sq", None, "must have a tensor 'exp_avg_sq', got exp_avg, exp_avg_sq, step"),
+    ],
+    ids=["device", "shape", "dtype", "missing"],
+)
+def test_a_state_that_does_not_fit_stops_the_step(dtype, name, value, message):
+    """As after a model was moved, or another optimizer's state was loaded."""
+    trained = [torch.nn.Parameter(torch.randn(4, dtype=dtype)) for _ in range(2)]
+    optimizer = OrthoAdamW(trained, lr=0.1)
+    for parameter in trained:
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    optimizer.state[trained[1]][name] = value
+    before = copy.deepcopy((trained[0].detach(), optimizer.state[trained[0]]))
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    assert torch.equal(trained[0], before[0])
+    assert all(torch.equal(optimizer.state[trained[0]][key], moment) for key, moment in before[1].items())
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_a_nan_weight_is_not_projected_along(backend):
+    found = []
+    for weight in ([1.0, float("nan"), 2.0], [1.0, 0.0, 2.0]):
+        parameter = torch.nn.Parameter(torch.tensor(weight))
+        parameter.grad = torch.tensor([1.0, -1.0, 3.0])
+        optimizer = (
+            OrthoAdamW([parameter], lr=0.1) if weight[1] else torch.optim.AdamW([parameter], 0.1, weight_decay=0)
+        )
+        with fluxcore.backend(backend):
+            optimizer.step()
+        found.append(parameter.detach()[[0, 2]])
+        assert parameter[1].isnan() == (weight[1] != 0)
+    torch.testing.assert_close(*found)
+
+
 def test_perpendicular_of_special_cases():
     ones = torch.ones(4)
     assert torch.equal(perpendicular(ones, torch.zeros(4)), ones.double())
