@@ -82,6 +82,8 @@ def open_training_data(
         with accelerator.main_process_first():
             path = embedded_data(Path("outputs") / "embedded-data")
     ds = fluxcore.data.open(path)
+    if len(ds) == 0:
+        raise ConfigError(f"`data` must have a chunk at least, and {path} has none\n\nTokenise text that is not empty.")
     seq = config.seq or ds.chunk_tokens
     if ds.chunk_tokens % seq:
         raise ConfigError(f"`seq` must divide the chunk length, {ds.chunk_tokens} tokens, got {seq}")

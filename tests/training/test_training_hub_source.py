@@ -43,6 +43,26 @@ def test_each_is_read_by_its_own_column_and_adapter(folders):
     assert found == {f"{text}<|endoftext|>" for text in expected}
 
 
+def test_what_is_not_there_is_named(folders):
+    empty = folders / "empty"
+    empty.mkdir()
+    features = datasets.Features(text=datasets.Value("string"))
+    datasets.Dataset.from_dict({"text": []}, features=features).to_parquet(empty / "train.parquet")
+    for keys, message in (
+        (
+            {"path": str(folders / "articles"), "column": "body"},
+            "/articles` has no column 'body'\n\nPass `column`; there",
+        ),
+        ({"path": str(empty)}, "the data set `.*/empty` could not be loaded: .* corresponds to no data"),
+        (
+            {"path": str(folders / "articles"), "column": "article", "split": "test"},
+            '`.*/articles` .*Unknown split "test"',
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TextConfig(hub=[HubSource(**keys)], cache=folders / "cache").prepare(32)
+
+
 def test_the_ten_data_sets_of_the_large_run():
     config = PPOConfig.from_yaml(CONFIGS / "destruct.yaml")
     names = [each.path for each in config.text.hub]

@@ -124,7 +124,11 @@ def _load(name: str, config: str | None, **options: Any) -> Any:
             "\n\nCheck the network, or load it once where there is one and set HF_HOME to that cache;"
             " or use your own text instead."
         ) from error
-    except (datasets.exceptions.DatasetsError, RuntimeError) as error:  # RuntimeError: it would run its own code
+    except (
+        datasets.exceptions.DatasetsError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # RuntimeError: it has code of its own
         raise ValueError(f"the data set `{name}` could not be loaded: {error}") from error
 
 
