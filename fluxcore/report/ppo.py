@@ -117,12 +117,17 @@ def kl_figure(training: Rows, target: float) -> Figure:
     beside.set_ylabel("coefficient", color=COLOURS["ink"].light, size=10.5)
     beside.set_ylim(bottom=0)
     axes.plot([], [], color=series_colour(1), linestyle=DASHES[1], linewidth=1.4, label="coefficient (right)")
-    add_legend(axes, loc="lower right")
+    add_legend_above(axes)
     return finish(
         canvas, name="kl", title="KL to the reference",
         description=f"Mean KL of the policy to its reference in nats a token against steps; {ends(kl)[1]:.4g} over the"
         f" last lines, with a target of {target:g}.",
     )  # fmt: skip
+
+
+def add_legend_above(axes: Any) -> None:
+    """Outside of the axes, where no curve passes."""
+    add_legend(axes, loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, ncols=3)
 
 
 def sources_of(mixture: Rows) -> list[str]:
@@ -164,7 +169,7 @@ def source_figure(mixture: Rows, prefix: str, label: str, *, name: str, title: s
         )  # fmt: skip
     axes.set_xlabel("step")
     axes.set_ylabel(label)
-    add_legend(axes)
+    add_legend_above(axes)
     return finish(canvas, name=name, title=title, description=description)
 
 
