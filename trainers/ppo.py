@@ -16,13 +16,13 @@ from fluxcore.trainers import curriculum
 
 from fluxcore.integrations.model_head import hidden_instead_of_logits, linear_head
 from fluxcore.report.ppo import write_ppo_page
-from fluxcore.rl.policy import add_value_head
+from fluxcore.rl.policy import add_value_head, add_value_network
 from fluxcore.training.difficulty import FrozenCopy, hidden_sums
 from fluxcore.training.launch import launch
 from fluxcore.training.models import load_model
 from fluxcore.training.optim import adamw
 from fluxcore.training.order_config import OrderName
-from fluxcore.training.ppo_config import PPOKeys
+from fluxcore.training.ppo_config import PPOKeys, ValueName
 from fluxcore.training.ppo_data import open_prompts
 from fluxcore.training.ppo_step import Collector, Models, Updater, mean_kl
 from fluxcore.training.ppo_weights import reweigh
@@ -34,6 +34,7 @@ from fluxcore.training.training_state import Stateful
 
 CONFIGS = Path(__file__).parent / "configs" / "ppo"
 EMBEDDED = "embedded"
+VALUES = {ValueName.head: add_value_head, ValueName.network: add_value_network}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,7 +67,7 @@ def train(config: PPOConfig) -> Path:
         )
         policy.train(False)  # dropout would make it another policy than drew
         reference = deepcopy(policy).requires_grad_(False).to(run.accelerator.device)
-        add_value_head(policy)
+        VALUES[config.value](policy)
         context = getattr(policy.config, "max_position_embeddings", None) or prompts.data.seq
         sampler = (
             Sampler.from_config(config, prompts.data.tokenizer, context=context) if config.generate_every else None
@@ -79,7 +80,7 @@ def train(config: PPOConfig) -> Path:
         policy, optimizer = run.prepare(policy, optimizer)
         bare = run.accelerator.unwrap_model(policy)
         models = Models(policy, bare, reference)
-        loader, controller, frozen = prompts.loader(config, run.accelerator), config.kl.make(), FrozenCopy(bare)
+        loader, controller, frozen = prompts.loader(config, run.accelerator), config.kl.make(), FrozenCopy(reference)
         parts: dict[str, Stateful] = {"scheduler": scheduler, "loader": loader, "kl": controller, "frozen": frozen}
         if prompts.curriculum is not None:
             parts["curriculum"] = prompts.curriculum

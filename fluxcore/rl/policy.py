@@ -5,6 +5,7 @@ B rows    P + A tokens of prompt and answer    A of the answer    D hidden    V 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from fluxcore.integrations.model_head import hidden_instead_of_logits, linear_he
 from fluxcore.rl.kl import kl_estimate
 
 VALUE_HEAD = "value_head"
+VALUE_NETWORK = "value_network"
 
 
 class AnswerScores(NamedTuple):
@@ -25,7 +27,7 @@ class AnswerScores(NamedTuple):
     entropy: Tensor
     """Nats, of the distribution that they were drawn from; differentiable."""
     values: Tensor
-    """Expected return before each; differentiable, and 0 of a model without value head."""
+    """Expected return before each; differentiable, and 0 of a model with neither value head nor value network."""
     hidden: Tensor
     """[n, D] of the n tokens of the mask, row by row: what the head makes their distributions of."""
 
@@ -39,18 +41,63 @@ def add_value_head(model: Any) -> None:
         TypeError: the model has no linear head to take the hidden states from.
         ValueError: something is done to the logits after that head, or there is a value head.
     """
+    setattr(model, VALUE_HEAD, zero_map(checked_head(model)))
+
+
+def add_value_network(model: Any) -> None:
+    """Let a network of its own say what return `model` can expect at each token: a copy of its body, and a linear map.
+
+    It becomes a part of the model, `value_network`, and so of its parameters, optimizer and checkpoints; but the loss
+    of the values does not reach the weights that the policy is made of.
+
+    Raises:
+        TypeError, ValueError: as `add_value_head`.
+    """
+    setattr(model, VALUE_NETWORK, ValueNetwork(model, zero_map(checked_head(model))))
+
+
+class ValueNetwork(nn.Module):
+    """Expected return at the tokens of answers.
+
+    Args:
+        model: Its body, the base model of `transformers`, is copied.
+        value: [D] -> [1].
+    """
+
+    def __init__(self, model: Any, value: nn.Linear) -> None:
+        super().__init__()
+        self.body = deepcopy(model.base_model)
+        self.value = value
+
+    def forward(self, tokens: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+        """[n] of the n tokens of `mask`, row by row; arguments as of `answer_hidden`."""
+        hidden = self.body(
+            input_ids=tokens, attention_mask=attention.long(), position_ids=positions(attention), use_cache=False
+        ).last_hidden_state
+        values: Tensor = self.value(hidden[:, -mask.shape[1] - 1 : -1][mask]).squeeze(-1)
+        return values
+
+
+def checked_head(model: Any) -> nn.Linear:
+    """The head of a model that has no values yet, and whose logits are linear."""
     head = linear_head(model)
     if not logits_are_linear(model, head):
         raise ValueError(
             f"the logits of `model`, {type(model).__name__}, must be those of its head, and something is done to them"
             "\n\nTake a model without softcap or scale on its logits."
         )
-    if hasattr(model, VALUE_HEAD):
-        raise ValueError(f"`model` must have no `{VALUE_HEAD}` yet")
-    value_head = nn.Linear(head.in_features, 1, device=head.weight.device)
-    nn.init.zeros_(value_head.weight)
-    nn.init.zeros_(value_head.bias)
-    setattr(model, VALUE_HEAD, value_head)
+    for name in (VALUE_HEAD, VALUE_NETWORK):
+        if hasattr(model, name):
+            raise ValueError(f"`model` must have no `{name}` yet")
+    return head
+
+
+def zero_map(head: nn.Linear) -> nn.Linear:
+    """[D] -> [1], 0 at first."""
+    value = nn.Linear(head.in_features, 1, device=head.weight.device)
+    nn.init.zeros_(value.weight)
+    nn.init.zeros_(value.bias)
+    return value
 
 
 def positions(attention: Tensor) -> Tensor:
@@ -93,7 +140,7 @@ def score_answers(
 
     Args:
         model: `bare`, or what wraps it.
-        bare: A causal language model with a linear head, and a value head or none.
+        bare: A causal language model with a linear head, and a value head, a value network or neither.
         tokens: [B, P + A] int64.
         attention: [B, P + A] bool, False for padding on either side.
         mask: [B, A] bool, the tokens that count.
@@ -105,8 +152,11 @@ def score_answers(
     stats = linear_softmax_stats(
         hidden, head.weight, chosen, linear_bias=head.bias, outputs=("logprob", "entropy"), temperature=temperature
     )
-    value_head = getattr(bare, VALUE_HEAD, None)
-    values = hidden.new_zeros(len(hidden)) if value_head is None else value_head(hidden).squeeze(-1)
+    values = hidden.new_zeros(len(hidden))
+    if hasattr(bare, VALUE_NETWORK):
+        values = getattr(bare, VALUE_NETWORK)(tokens, attention, mask)
+    elif hasattr(bare, VALUE_HEAD):
+        values = getattr(bare, VALUE_HEAD)(hidden).squeeze(-1)
     assert stats.logprob is not None
     assert stats.entropy is not None
     return AnswerScores(spread(stats.logprob, mask), spread(stats.entropy, mask), spread(values, mask), hidden)

@@ -28,8 +28,9 @@ class FrozenCopy:
         self.model = deepcopy(model).requires_grad_(False).eval()
 
     def refresh(self, model: nn.Module) -> None:
-        """Take over the weights that `model` has now."""
-        self.model.load_state_dict(model.state_dict())
+        """Take over the weights that `model` has now; those of parts that the copy lacks are left out."""
+        now = model.state_dict()
+        self.model.load_state_dict({name: now[name] for name in self.model.state_dict()})
 
     def state_dict(self) -> dict[str, Any]:
         """The weights, on the CPU."""

@@ -21,6 +21,13 @@ class AnswersName(StrEnum):
     given = auto()
 
 
+class ValueName(StrEnum):
+    """What says which return an answer can expect."""
+
+    head = auto()
+    network = auto()
+
+
 class EstimatorName(StrEnum):
     """How the KL to the reference is measured."""
 
@@ -178,6 +185,9 @@ class PPOKeys(TrainerConfig):
     """Optimizer steps a pass; divides `accumulation`."""
     clip: float = 0.1
     """Of the ratio of probabilities."""
+    value: ValueName = ValueName.head
+    """head: a linear map of the policy's last hidden states; network: one of a copy of its body, which is trained on
+    the values alone and takes as much memory again."""
     value_clip: float = 0.2
     """Of the change of the values."""
     value_weight: float = 0.5

@@ -9,7 +9,7 @@ from support.trainer_runs import TINY_MODEL
 
 from fluxcore.integrations.model_head import linear_head
 from fluxcore.rl.generation import GumbelNoise, draw_answers, given_answers, left_padded
-from fluxcore.rl.policy import add_value_head, answer_kl, score_answers
+from fluxcore.rl.policy import add_value_head, add_value_network, answer_kl, score_answers
 from fluxcore.training.models import load_model
 
 END, PAD, NEW = 3, 0, 6
@@ -113,6 +113,31 @@ def test_scores_are_those_of_each_sequence_alone(model, temperature):
                 assert (kl[name][row, n:] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["micro", "llama-tiny"])
+def test_values_of_a_network_of_their_own(name):
+    model = make_model(name)
+    add_value_network(model)
+    torch.nn.init.normal_(model.value_network.value.weight)
+    for parameter in model.value_network.body.parameters():  # no longer the policy's
+        parameter.data.normal_(0, 0.5)
+    answers = draw(model)
+    scores = score_answers(model, model, *answers)
+    with torch.no_grad():
+        for row, prompt in enumerate(PROMPTS):
+            tokens = answers.tokens[row][answers.attention[row]][None]
+            hidden = model.value_network.body(input_ids=tokens).last_hidden_state[0, len(prompt) - 1 : -1]
+            expected, n = model.value_network.value(hidden)[:, 0], len(hidden)
+            torch.testing.assert_close(scores.values[row, :n], expected, rtol=1e-4, atol=1e-4)
+            assert (scores.values[row, n:] == 0).all()
+    scores.values.sum().backward()
+    reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert reached
+    assert all(name.startswith("value_network.") for name in reached)
+    for add in (add_value_head, add_value_network):
+        with pytest.raises(ValueError, match="`model` must have no `value_network` yet"):
+            add(model)
+
+
 def test_the_policy_that_drew_is_its_own_reference():
     model = make_model("micro")
     answers = draw(model)
@@ -161,7 +186,7 @@ MEMORY = """
 import resource, torch
 from fluxcore.integrations.model_head import linear_head
 from fluxcore.rl import policy_loss
-from fluxcore.rl.policy import add_value_head, answer_kl, score_answers
+from fluxcore.rl.policy import add_value_head, add_value_network, answer_kl, score_answers
 from fluxcore.training.models import load_model
 
 torch.set_num_threads(1)
