@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from fluxcore.trainers import sharpness
@@ -243,6 +244,25 @@ def test_text_is_tokenised_once_and_held_out_in_part(configure, tmp_path, monkey
     assert folder.stat().st_mtime_ns == before
     book.write_text("Another text altogether.\n\n" * 100)
     assert text.prepare(16) != folder.relative_to(tmp_path)
+
+
+def test_the_large_run_reads_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    """A local folder stands for OpenWebText, and a small model for GPT-2."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "web").mkdir()
+    rows = {"text": [f"Page {i} of the web.\n" * 5 for i in range(80)]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "web" / "train.parquet")
+    small = {
+        "text.sources": f"[hub:{tmp_path / 'web'}]", "text.cache": tmp_path, "text.tokenizer": "null",
+        "text.vocab_size": 300, "val_fraction": 0.2, "model": "micro", "mixed_precision": "fp32", "seq": 16,
+        "batch_size": 4, "accumulation": 1, "steps": 2, "warmup_steps": 0, "eval_every": 0, "generate_every": 0,
+        "trackers": "[]", "run_dir": tmp_path / "run",
+    }  # fmt: skip
+    register(Config)
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        assert compose("openwebtext_full").text.sources == ["hub:Skylion007/openwebtext"]
+        config = build(Config, compose("openwebtext_full", [f"{key}={value}" for key, value in small.items()]))
+    assert split(train(config), "val")[-1]["cross_entropy"] < math.log(300) + 0.5
 
 
 @pytest.mark.parametrize(
