@@ -1,0 +1,1 @@
+"""Whole training loops against those of other packages."""
