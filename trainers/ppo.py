@@ -7,7 +7,6 @@ A step draws answers to the prompts of a batch, measures reward and KL to the mo
 a few epochs. See docs/ppo.md.
 """
 
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,14 @@ from fluxcore.trainers import curriculum
 
 from fluxcore.integrations.model_head import hidden_instead_of_logits, linear_head
 from fluxcore.report.ppo import write_ppo_page
-from fluxcore.rl.policy import add_value_head, add_value_network
-from fluxcore.training.difficulty import FrozenCopy, hidden_sums
+from fluxcore.training.difficulty import hidden_sums
 from fluxcore.training.launch import launch
 from fluxcore.training.models import load_model
 from fluxcore.training.optim import adamw
 from fluxcore.training.order_config import OrderName
-from fluxcore.training.ppo_config import PPOKeys, ValueName
+from fluxcore.training.ppo_config import PPOKeys
 from fluxcore.training.ppo_data import open_prompts
+from fluxcore.training.ppo_models import equip
 from fluxcore.training.ppo_step import Collector, Models, Updater, mean_kl
 from fluxcore.training.ppo_weights import reweigh
 from fluxcore.training.run import Run
@@ -34,7 +33,6 @@ from fluxcore.training.training_state import Stateful
 
 CONFIGS = Path(__file__).parent / "configs" / "ppo"
 EMBEDDED = "embedded"
-VALUES = {ValueName.head: add_value_head, ValueName.network: add_value_network}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,8 +64,7 @@ def train(config: PPOConfig) -> Path:
             overrides=config.model_args,
         )
         policy.train(False)  # dropout would make it another policy than drew
-        reference = deepcopy(policy).requires_grad_(False).to(run.accelerator.device)
-        VALUES[config.value](policy)
+        reference, frozen = equip(config, policy, run.accelerator.device)
         context = getattr(policy.config, "max_position_embeddings", None) or prompts.data.seq
         sampler = (
             Sampler.from_config(config, prompts.data.tokenizer, context=context) if config.generate_every else None
@@ -80,7 +77,7 @@ def train(config: PPOConfig) -> Path:
         policy, optimizer = run.prepare(policy, optimizer)
         bare = run.accelerator.unwrap_model(policy)
         models = Models(policy, bare, reference)
-        loader, controller, frozen = prompts.loader(config, run.accelerator), config.kl.make(), FrozenCopy(reference)
+        loader, controller = prompts.loader(config, run.accelerator), config.kl.make()
         parts: dict[str, Stateful] = {"scheduler": scheduler, "loader": loader, "kl": controller, "frozen": frozen}
         if prompts.curriculum is not None:
             parts["curriculum"] = prompts.curriculum

@@ -66,6 +66,23 @@ class RewardConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class LoraConfig(ConfigFile):
+    """Low-rank adapters, see `fluxcore.rl.lora`; the reference is then the model without them, and takes no memory."""
+
+    rank: int = 0
+    """0: none, and all weights are trained."""
+    alpha: float = 16.0
+    """Over `rank` it is what the adapters' part is multiplied by."""
+
+    def __post_init__(self) -> None:
+        self.coerce()
+        if self.rank < 0:
+            raise ValueError(f"`lora.rank` must be >= 0, got {self.rank}\n\nSet lora.rank=0 to train all weights.")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"`lora.alpha` must be finite and > 0, got {self.alpha}")
+
+
+@dataclass(kw_only=True, slots=True)
 class KlConfig(ConfigFile):
     """What holds the policy near its reference."""
 
@@ -198,6 +215,8 @@ class PPOKeys(TrainerConfig):
     """Discount a token."""
     lam: float = 0.95
     """Of the advantages."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters in place of all weights."""
     kl: KlConfig = field(default_factory=KlConfig)
     """What holds the policy near its reference, the model at the start."""
     autocurriculum: AutocurriculumConfig = field(default_factory=AutocurriculumConfig)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from fluxcore.data.batch import Batch
@@ -29,8 +29,8 @@ class Models(NamedTuple):
     """As `accelerator.prepare` returned it; called where gradients are wanted."""
     bare: Any
     """The policy without what wraps it."""
-    reference: nn.Module
-    """What the policy was at the start."""
+    reference: Any
+    """What the policy was at the start: a copy, or the policy without its adapters."""
 
 
 class Collector:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from fluxcore.rl.rewards import RewardBatch
-from fluxcore.training.ppo_config import AutocurriculumConfig, KlConfig, RewardConfig
+from fluxcore.training.ppo_config import AutocurriculumConfig, KlConfig, LoraConfig, RewardConfig
 from support.token_data import VOCAB_SIZE, write_documents
 from support.trainer_runs import TINY_MODEL
 
@@ -43,7 +43,7 @@ def write_down(batch: RewardBatch, *, path: str) -> torch.Tensor:
 
 
 def ppo_config(data: Path, run_dir: Path, **changes: Any) -> PPOConfig:
-    """Two of everything; its changes may name keys of `kl` and `autocurriculum` by a prefix."""
+    """Two of everything; its changes may name keys of `kl`, `lora` and `autocurriculum` by a prefix."""
     settings: dict[str, Any] = {
         "data": data,
         "val_fraction": 0.2,
@@ -67,8 +67,10 @@ def ppo_config(data: Path, run_dir: Path, **changes: Any) -> PPOConfig:
         "run_dir": run_dir,
     }
     kl: dict[str, Any] = {"target": 0.02, "horizon": 500}
+    lora: dict[str, Any] = {}
     curriculum: dict[str, Any] = {"every": 2, "freeze_interval": 3, "chunks": 8, "rate": 2.0}
     for name, value in changes.items():
         head, _, key = name.partition("__")
-        {"kl": kl, "autocurriculum": curriculum}.get(head if key else "", settings)[key or name] = value
-    return PPOConfig(**settings, kl=KlConfig(**kl), autocurriculum=AutocurriculumConfig(**curriculum))
+        {"kl": kl, "lora": lora, "autocurriculum": curriculum}.get(head if key else "", settings)[key or name] = value
+    groups = {"kl": KlConfig(**kl), "lora": LoraConfig(**lora), "autocurriculum": AutocurriculumConfig(**curriculum)}
+    return PPOConfig(**settings, **groups)

@@ -9,9 +9,11 @@ from support.ppo_runs import ppo_config, write_prompts
 from support.trainer_runs import metrics, split, weights
 from transformers import AutoModelForCausalLM
 
+import fluxcore.data
 from fluxcore.data import Autocurriculum, Difficulty
 from fluxcore.training.ppo_config import RewardConfig
 from fluxcore.training.ppo_step import Collector, Updater
+from fluxcore.training.split import split_by_document
 
 
 @pytest.fixture(scope="module")
@@ -121,18 +123,18 @@ def test_what_is_logged(configure, monkeypatch):
     assert json.loads((run / "samples.jsonl").read_text().splitlines()[0])["prompt"] == "n1n2"
 
 
-def test_validation_is_the_models_loss_on_held_out_documents(configure, data):
-    import fluxcore.data
-    from fluxcore.training.split import split_by_document
-
-    run = train(configure(steps=2, eval_every=0))
-    model = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "last").eval()
+def held_out_loss(model, data):
     ds = fluxcore.data.open(data)
     tokens, targets = (torch.from_numpy(x) for x in ds.gather(split_by_document(ds, 0.2, 0)[1]))
     with torch.no_grad():
         logits = model(input_ids=tokens).logits
-    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    assert split(run, "val")[-1]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+
+
+def test_validation_is_the_models_loss_on_held_out_documents(configure, data):
+    run = train(configure(steps=2, eval_every=0))
+    model = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "last").eval()
+    assert split(run, "val")[-1]["loss"] == pytest.approx(held_out_loss(model, data), rel=1e-5)
 
 
 def test_the_best_model_is_that_of_the_lowest_validation_loss(configure):
@@ -144,13 +146,37 @@ def test_the_best_model_is_that_of_the_lowest_validation_loss(configure):
     assert (run / "checkpoints" / "last").resolve().name == "step-00000006"
 
 
+def test_adapters_alone_are_trained_and_go_on_bit_for_bit(configure, monkeypatch, data):
+    changes = {"lora__rank": 2, "steps": 4, "eval_every": 0, "lr": 1e-2}
+    whole = train(configure("whole", **changes))
+    stop_in(monkeypatch, Updater, "backward", 9)
+    with pytest.raises(StopError):
+        train(configure("broken", **changes))
+    monkeypatch.undo()
+    monkeypatch.setattr(ppo, "write_ppo_page", lambda folder: None)
+    broken = train(configure("broken", **changes))
+    assert metrics(broken) == metrics(whole)
+    ours, theirs = weights(broken), weights(whole)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert split(whole, "train")[-1]["kl"] > 0
+    # The checkpoint is a plain model, of the loss that the one with adapters had.
+    model = AutoModelForCausalLM.from_pretrained(whole / "checkpoints" / "last").eval()
+    assert held_out_loss(model, data) == pytest.approx(split(whole, "val")[-1]["loss"], rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"answers": "given", "kl__estimator": "full", "autocurriculum__rule": "additive"},
         {"kl__estimator": "k3", "kl__controller": "fixed", "kl__stop": 0.0},
         {"kl__estimator": "k2", "temperature": 0.7, "value": "network"},
-        {"kl__estimator": "k1", "autocurriculum__rule": "none", "entropy_bonus": 0.01, "mixed_precision": "bf16"},
+        {
+            "kl__estimator": "k1",
+            "autocurriculum__rule": "none",
+            "entropy_bonus": 0.01,
+            "mixed_precision": "bf16",
+            "lora__rank": 4,
+        },
     ],
     ids=str,
 )

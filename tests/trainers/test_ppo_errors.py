@@ -34,6 +34,8 @@ def configure(tmp_path, monkeypatch):
         ({"temperature": 0.0}, "`temperature` must be finite and > 0, got 0.0"),
         ({"clip": 1.0}, r"`clip` must be within \(0, 1\), got 1.0"),
         ({"gamma": 1.5}, r"`gamma` must be within \[0, 1\], got 1.5"),
+        ({"lora__rank": -1}, "`lora.rank` must be >= 0, got -1"),
+        ({"lora__alpha": 0.0}, "`lora.alpha` must be finite and > 0, got 0.0"),
         ({"autocurriculum__every": 0}, "`autocurriculum.every` must be >= 1, got 0"),
     ],
     ids=str,
@@ -47,6 +49,7 @@ def test_keys_are_checked(configure, changes, message):
     ("changes", "message"),
     [
         ({"autocurriculum__floor": 0.6}, "`autocurriculum`: `floor` must be > 0 and at most 1 / 2 sources"),
+        ({"lora__rank": 99}, "`lora`: `rank` must be within 1 and the width of the narrowest map, 16, got 99"),
         ({"tokens": 100, "steps": None}, "`tokens` is no budget of PPO"),
         ({"prompt_tokens": [2, 60], "model": "FOLDER"}, "`model` .* reads 16 tokens at most, and a sequence has 66"),
         ({"warmup_steps": 9}, "`warmup_steps` must be shorter than the run of 6 steps, got 9"),
