@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::int64_t kSmall = 1 << 16;     // elements, of which all keys are kept
 constexpr std::int64_t kMostRuns = 4096;     // of a sample
+constexpr std::size_t kRunsAPart = 256;      // of what a thread looks at in one go
 constexpr std::int64_t kElementsARun = 512;  // of the whole, for each run of the sample
 constexpr double kFewCandidates = 1024.0;    // in the sample: all keys are kept
 constexpr double kDeviations = 6.0;          // of the sample's rank, on either side
@@ -34,24 +35,47 @@ struct Ranked {
   std::int64_t rank;  // of the key sought, from 1, among those equal to it
 };
 
+// How many keys of the lists are in each bin of 2^shift keys from `low` on, and beyond `width` in none.
+std::array<std::int64_t, kBins> count_bins(std::span<const Keys> lists, std::uint32_t low, std::uint32_t width,
+                                           int shift) {
+  // Neighbours are often in one bin: four tables, so that an addition need not wait for the one before it.
+  std::array<std::array<std::uint32_t, kBins + 1>, 4> tables{};
+  const auto bin_of = [=](std::uint32_t key) {
+    return key - low <= width ? static_cast<std::size_t>((key - low) >> shift) : kBins;
+  };
+  for (const Keys& keys : lists) {
+    const std::span<const std::uint32_t> rest(keys.data() + keys.size() / 4 * 4, keys.size() % 4);
+    for (const std::uint32_t* four = keys.data(); four != rest.data(); four += 4) {
+      for (std::size_t i = 0; i < 4; ++i) ++tables[i][bin_of(four[i])];
+    }
+    for (const std::uint32_t key : rest) ++tables[0][bin_of(key)];
+  }
+  std::array<std::int64_t, kBins> counts{};
+  for (const auto& table : tables) {
+    for (std::size_t bin = 0; bin < kBins; ++bin) counts[bin] += table[bin];
+  }
+  return counts;
+}
+
 // The key of rank `rank`, from 1, of lists whose keys all lie within the bracket: by counting, 12 bits at a time.
 Ranked key_of_rank(std::span<const Keys> lists, std::int64_t rank, Bracket within) {
   while (within.low < within.high) {
     const std::uint32_t width = within.high - within.low;
     int shift = 0;
     while (width >> shift >= kBins) ++shift;
-    std::array<std::int64_t, kBins> counts{};
-    for (const Keys& keys : lists) {
-      for (const std::uint32_t key : keys) {
-        if (key - within.low <= width) ++counts[(key - within.low) >> shift];
-      }
-    }
+    const std::array<std::int64_t, kBins> counts = count_bins(lists, within.low, width, shift);
     std::uint32_t bin = 0;
     for (; rank > counts.at(bin); ++bin) rank -= counts.at(bin);
     within.low += bin << shift;
     within.high = std::min(within.high, within.low + ((1U << shift) - 1U));
   }
   return {.key = within.low, .rank = rank};
+}
+
+std::size_t key_count(std::span<const Keys> lists) {
+  std::size_t count = 0;
+  for (const Keys& keys : lists) count += keys.size();
+  return count;
 }
 
 class BracketSelection {
@@ -94,8 +118,8 @@ class BracketSelection {
     std::int64_t elements = 0;
     for (const PruneTensor& tensor : tensors_of(search)) elements += tensor.count;
     if (elements <= kSmall) return {};
-    const std::array<Keys, 1> sample = {sampled_keys(tensors_of(search), elements)};
-    const auto n = static_cast<double>(sample[0].size());
+    const std::vector<Keys> sample = sampled_keys(tensors_of(search), elements);
+    const auto n = static_cast<double>(key_count(sample));
     const auto looked_at = static_cast<double>(kSampleRun) * static_cast<double>(sample_places(elements).size());
     if (n < kFewCandidates && n <= kMostInside * looked_at) return {};
     // A number given is of as many candidates as the sample makes one expect.
@@ -106,18 +130,35 @@ class BracketSelection {
     Bracket found;
     if (rank - margin > 1.0) found.low = key_of_rank(sample, static_cast<std::int64_t>(rank - margin), {}).key;
     if (rank + margin < n) found.high = key_of_rank(sample, static_cast<std::int64_t>(rank + margin), {}).key;
-    const auto inside =
-        std::ranges::count_if(sample[0], [&](std::uint32_t key) { return key >= found.low && key <= found.high; });
+    std::uint32_t inside = 0;
+    for (const Keys& keys : sample) {
+      for (const std::uint32_t key : keys) inside += key - found.low <= found.high - found.low ? 1U : 0U;
+    }
     found.found = static_cast<double>(inside) <= kMostInside * looked_at;
     return found;
   }
 
-  [[nodiscard]] Keys sampled_keys(std::span<const PruneTensor> tensors, std::int64_t elements) const {
+  // In parts, for each run waits for the memory.
+  [[nodiscard]] std::vector<Keys> sampled_keys(std::span<const PruneTensor> tensors, std::int64_t elements) const {
+    const std::vector<std::int64_t> places = sample_places(elements);
+    std::vector<Keys> parts((places.size() + kRunsAPart - 1) / kRunsAPart);
+    parallel_for(static_cast<std::int64_t>(parts.size()), 1, call_.threads, [&](std::int64_t begin, std::int64_t end) {
+      for (auto p = static_cast<std::size_t>(begin); p < static_cast<std::size_t>(end); ++p) {
+        const std::size_t first = p * kRunsAPart;
+        parts[p] = keys_at(tensors, std::span(places).subspan(first, std::min(kRunsAPart, places.size() - first)));
+      }
+    });
+    return parts;
+  }
+
+  // Of runs at ascending places among the elements of all tensors.
+  [[nodiscard]] Keys keys_at(std::span<const PruneTensor> tensors, std::span<const std::int64_t> places) const {
     Keys sample;
+    sample.reserve(places.size() * kSampleRun);
     std::array<std::uint32_t, kSampleRun> keys;
     std::size_t t = 0;
     std::int64_t before = 0;  // elements of the tensors before t
-    for (const std::int64_t place : sample_places(elements)) {
+    for (const std::int64_t place : places) {
       while (place - before >= tensors[t].count) before += tensors[t++].count;
       const std::int64_t n = std::min(kSampleRun, tensors[t].count - (place - before));
       kernels_.keys(tensors[t], call_.kind, call_.step, place - before, n, keys.data());
