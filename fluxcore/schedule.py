@@ -4,17 +4,17 @@ Each op counts its own kernels in a module beside it (`fluxcore/ops/_*_schedule.
 `Machine` that returns `Launch`es.
 """
 
-import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from rich.console import Console, Group
-from rich.table import Table
 from torch import Tensor
 
 from fluxcore.backends import Backend
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 Pass = Literal["forward", "backward"]
 
@@ -112,14 +112,15 @@ class Schedule:
         A call without products takes at least this long, and more where arithmetic or launches hold it up. Of products
         it is the cost model by which the linear ops choose their chunks.
         """
-        return self._expected_ms(self.forward)
+        return self.expected_ms(self.forward)
 
     @property
     def backward_ms(self) -> float | None:
         """As `forward_ms`; 0 without a backward pass."""
-        return self._expected_ms(self.backward)
+        return self.expected_ms(self.backward)
 
-    def _expected_ms(self, launches: Iterable[Launch]) -> float | None:
+    def expected_ms(self, launches: Iterable[Launch]) -> float | None:
+        """Of these launches, as `forward_ms`."""
         if self.bandwidth_gb_per_s is None:
             return None
         launches = tuple(launches)
@@ -127,14 +128,15 @@ class Schedule:
         flop = sum(launch.flop / launch.product_rate for launch in launches)
         return ms + flop / self.tflop_per_s / 1e9 if flop and self.tflop_per_s else ms
 
-    def __rich__(self) -> Group:
-        return Group(_heading(self), _table(self), *self.notes)
+    def __rich__(self) -> "Group":
+        from fluxcore.schedule_table import as_group  # rich: the ops are to be imported without it
+
+        return as_group(self)
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=180, color_system=None, force_terminal=False)
-        console.print(self)
-        text: str = console.file.getvalue()  # type: ignore[attr-defined]
-        return "\n".join(line.rstrip() for line in text.splitlines())
+        from fluxcore.schedule_table import as_text
+
+        return as_text(self)
 
 
 def moved(launch: Launch) -> int:
@@ -153,60 +155,3 @@ def _own_elements(tensor: Tensor) -> int:
     for size in sizes:
         count *= size
     return count if tensor.numel() else 0
-
-
-def show_bytes(count: int) -> str:
-    """In the unit in which it has one to four digits before the point."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
-
-
-def _heading(schedule: Schedule) -> str:
-    machine = schedule.machine
-    shapes = ", ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in schedule.shapes.items())
-    where = f"{machine.backend} on {machine.device}"
-    if machine.isa:
-        where += f" ({machine.isa}, {machine.threads} threads)"
-    times = "no bandwidth given, so no times"
-    if schedule.bandwidth_gb_per_s is not None:
-        times = f"times at {schedule.bandwidth_gb_per_s:.1f} GB/s"
-        if schedule.tflop_per_s is not None and _has_products(schedule):
-            times += f" and {schedule.tflop_per_s:.3g} TFLOP/s"
-    peak = show_bytes(schedule.peak_extra_bytes)
-    return (
-        f"{schedule.op}: {shapes}, {str(schedule.dtype).removeprefix('torch.')}; {where}\n"
-        f"peak memory beyond the arguments {peak}, workspace {show_bytes(schedule.workspace_bytes)}; {times}"
-    )
-
-
-def _has_products(schedule: Schedule) -> bool:
-    return any(launch.flop for launch in schedule.launches)
-
-
-def _table(schedule: Schedule) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("pass", "kernel", "regime", "work"):
-        table.add_column(name)
-    for name in ("read", "written", "again", "exps", *(("flop",) if _has_products(schedule) else ()), "ms"):
-        table.add_column(name, justify="right")
-    for name, launches in (("forward", schedule.forward), ("backward", schedule.backward)):
-        for launch in launches:
-            table.add_row(name, launch.kernel, launch.regime, launch.work, *_figures((launch,), schedule))
-        if len(launches) > 1:
-            table.add_row(name, "all", "", "", *_figures(launches, schedule), style="bold")
-    return table
-
-
-def _figures(launches: Iterable[Launch], schedule: Schedule) -> tuple[str, ...]:
-    launches = tuple(launches)
-    ms = schedule._expected_ms(launches)
-    return (
-        show_bytes(sum(launch.bytes_read for launch in launches)),
-        show_bytes(sum(launch.bytes_written for launch in launches)),
-        show_bytes(sum(launch.bytes_reread for launch in launches)),
-        f"{sum(launch.exps for launch in launches):.3g}",
-        *((f"{sum(launch.flop for launch in launches):.3g}",) if _has_products(schedule) else ()),
-        "" if ms is None else f"{ms:.4g}",
-    )
