@@ -18,6 +18,11 @@ if find_spec("hypothesis"):  # a machine that runs the GPU tests alone has none
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    if not find_spec("pytest_timeout"):  # nor has it that; pyproject.toml speaks of both
+        parser.addini("timeout", "Seconds after which pytest-timeout stops a test.")
+
+
 @pytest.fixture(autouse=True)
 def _torch_state():
     """Fill uninitialised memory with NaN, so that an element nobody wrote is seen, and seed each test alike."""

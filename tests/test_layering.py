@@ -1,6 +1,8 @@
 """Imports point one way, and only `fluxcore` touches the extension."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,8 +55,6 @@ def test_kernels_import_torch_and_triton_only():
     allowed = {"torch", "triton", "fluxcore"}
     for path in PYTHON_FILES["kernels"]:
         tops = {module.split(".")[0] for module in imported_modules(path.read_text())}
-        import sys
-
         assert tops - allowed - set(sys.stdlib_module_names) == set(), path
 
 
@@ -92,3 +92,14 @@ def test_the_core_knows_neither_python_nor_torch(layer):
                 first = header.split("/")[0]
                 if first in ("ops", "data", "common"):
                     assert first in CPP_LAYERS[layer], (path, header)
+
+
+def test_the_ops_are_imported_where_only_torch_triton_and_numpy_are_installed():
+    script = """
+import sys, numpy, torch, triton
+before = set(sys.modules)
+import fluxcore
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))
+"""
+    found = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["fluxcore"]
