@@ -58,7 +58,9 @@ class Mosaic(Contender):
         return self._set[index]["tokens"]
 
     def state(self, seed: int, step: int) -> object:
-        return seed, self._stream(seed).state_dict(step * BATCH, from_beginning=True)
+        stream = self._stream(seed)
+        next(self._batches_of(stream))  # a stream that was not begun says that it is in epoch -1
+        return seed, stream.state_dict(step * BATCH, from_beginning=True)
 
     def resume(self, state: object) -> Iterator[Tensor]:
         seed, kept = state
