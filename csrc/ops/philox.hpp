@@ -40,7 +40,24 @@ inline Spread multiply(Spread a, std::uint32_t b) {
 #endif
 }
 
-inline void philox_round(Spread (&c)[4], std::uint32_t k0, std::uint32_t k1) {
+// A key's words for each of the ten rounds, in every lane: spread out once, for all counters of a stretch.
+struct PhiloxKey {
+  explicit PhiloxKey(std::uint64_t key) {
+    auto k0 = static_cast<std::uint32_t>(key);
+    auto k1 = static_cast<std::uint32_t>(key >> 32);
+    for (int round = 0; round < 10; ++round) {
+      low[round] = Spread{} + k0;
+      high[round] = Spread{} + k1;
+      k0 += 0x9e3779b9U;
+      k1 += 0xbb67ae85U;
+    }
+  }
+
+  Spread low[10];
+  Spread high[10];
+};
+
+inline void philox_round(Spread (&c)[4], Spread k0, Spread k1) {
   const Spread first = multiply(c[0], 0xd2511f53U);
   const Spread second = multiply(c[2], 0xcd9e8d57U);
   c[0] = (second >> 32) ^ c[1] ^ k0;
@@ -50,9 +67,7 @@ inline void philox_round(Spread (&c)[4], std::uint32_t k0, std::uint32_t k1) {
 }
 
 // Ten rounds on one counter a lane.
-inline void philox(std::uint64_t key, Words (&c)[4]) {
-  auto k0 = static_cast<std::uint32_t>(key);
-  auto k1 = static_cast<std::uint32_t>(key >> 32);
+inline void philox(const PhiloxKey& key, Words (&c)[4]) {
   Spread even[4];
   Spread odd[4];
   for (int word = 0; word < 4; ++word) {
@@ -60,10 +75,8 @@ inline void philox(std::uint64_t key, Words (&c)[4]) {
     odd[word] = even[word] >> 32;
   }
   for (int round = 0; round < 10; ++round) {
-    philox_round(even, k0, k1);
-    philox_round(odd, k0, k1);
-    k0 += 0x9e3779b9U;
-    k1 += 0xbb67ae85U;
+    philox_round(even, key.low[round], key.high[round]);
+    philox_round(odd, key.low[round], key.high[round]);
   }
   for (int word = 0; word < 4; ++word) c[word] = bits_as<Words>((even[word] & 0xffffffffU) | odd[word] << 32);
 }
@@ -73,7 +86,7 @@ inline void philox(std::uint64_t key, Words (&c)[4]) {
 inline void in_order(Vec<float> (&numbers)[4]) { transpose<float, 4>(numbers); }
 
 // The words of counters first + more[i], in the order that in_order puts right.
-inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream stream, std::uint64_t first,
+inline void philox_words(const PhiloxKey& key, std::uint64_t step, PhiloxStream stream, std::uint64_t first,
                          const std::uint32_t* more, Words (&c)[4]) {
   for (int i = 0; i < kLanes<float>; ++i) c[0][i] = more[kLanes<float> / 4 * (i % 4) + i / 4];
   c[0] += static_cast<std::uint32_t>(first);
@@ -85,7 +98,7 @@ inline void philox_words(std::uint64_t key, std::uint64_t step, PhiloxStream str
 }
 
 // The words of one block of 64 indices, in their order.
-inline void random_words(std::uint64_t key, std::uint64_t step, std::int64_t block, std::uint32_t* out) {
+inline void random_words(const PhiloxKey& key, std::uint64_t step, std::int64_t block, std::uint32_t* out) {
   constexpr std::uint32_t kCounters[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int more = 0; more < 16; more += kLanes<float>) {
     Words c[4];
@@ -149,7 +162,8 @@ inline void normal_pair(Words first, Words second, Vec<float>& cosine, Vec<float
 }
 
 // Normal numbers of the indices of kLanes counters, first + more[i]: four a counter, in the order of `more`.
-inline void normals(std::uint64_t key, std::uint64_t step, std::uint64_t first, const std::uint32_t* more, float* out) {
+inline void normals(const PhiloxKey& key, std::uint64_t step, std::uint64_t first, const std::uint32_t* more,
+                    float* out) {
   Words c[4];
   philox_words(key, step, PhiloxStream::normal, first, more, c);
   Vec<float> numbers[4];

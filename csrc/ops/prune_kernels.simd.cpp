@@ -48,10 +48,11 @@ void for_philox_blocks(const PruneTensor& tensor, std::int64_t begin, std::int64
 
 void random_keys(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
                  std::uint32_t* keys) {
+  const PhiloxKey key(tensor.random_key);
   for_philox_blocks(tensor, begin, count,
                     [&](std::int64_t block, std::int64_t at, std::int64_t within, std::int64_t n) {
                       std::uint32_t words[kPhiloxBlock];
-                      random_words(tensor.random_key, step, block, words);
+                      random_words(key, step, block, words);
                       for (std::int64_t i = 0; i < n; ++i) keys[at + i] = words[within + i] >> 1;
                     });
 }
@@ -173,6 +174,17 @@ std::int64_t wanted_counters(const std::uint8_t* chosen, std::int64_t counters, 
   return n;
 }
 
+// Puts the numbers where chosen; as many as the compiler knows, so that it takes them together.
+template <int count, class Bits>
+void put_chosen(const Bits* numbers, const std::uint8_t* chosen, Bits* to) {
+  Bits mixed[count];
+  for (int i = 0; i < count; ++i) {
+    const auto all = static_cast<Bits>(-chosen[i]);  // ones, or zeros
+    mixed[i] = static_cast<Bits>((numbers[i] & all) | (to[i] & ~all));
+  }
+  std::memcpy(to, mixed, sizeof(mixed));
+}
+
 template <class T>
 void regrow_elements(const PruneTensor& tensor, std::uint64_t step, std::int64_t begin, std::int64_t count,
                      const std::uint8_t* chosen) {
@@ -184,20 +196,23 @@ void regrow_elements(const PruneTensor& tensor, std::uint64_t step, std::int64_t
   std::uint8_t flags[kPruneBlock + 8] = {};
   std::memcpy(flags + skipped, chosen, static_cast<std::size_t>(count));
   std::uint32_t counters[kPruneBlock / 4 + 1 + kVector];
+  const PhiloxKey key(tensor.random_key);
   const std::int64_t n = wanted_counters(flags, (skipped + count + 3) / 4, counters);
   for (std::int64_t at = 0; at < n; at += kVector) {
     float values[4 * kVector];
-    normals(tensor.random_key, step, static_cast<std::uint64_t>(index / 4), counters + at, values);
+    normals(key, step, static_cast<std::uint64_t>(index / 4), counters + at, values);
     T rounded[4 * kVector];
     for (std::int64_t i = 0; i < 4 * kVector; i += kVector) store(load(values + i) * tensor.noise_std, rounded + i);
     Bits bits[4 * kVector];
     std::memcpy(bits, rounded, sizeof(bits));
     for (std::int64_t i = 0; i < kVector && at + i < n; ++i) {
       const std::int64_t four = 4 * static_cast<std::int64_t>(counters[at + i]);
+      if (four >= skipped && four + 4 <= skipped + count) {
+        put_chosen<4>(bits + 4 * i, flags + four, x + (four - skipped));
+        continue;
+      }
       for (std::int64_t j = four < skipped ? skipped - four : 0; j < 4 && four + j < skipped + count; ++j) {
-        const auto all = static_cast<Bits>(-flags[four + j]);  // ones, or zeros
-        Bits& weight = x[four + j - skipped];
-        weight = static_cast<Bits>((bits[4 * i + j] & all) | (weight & ~all));
+        put_chosen<1>(bits + 4 * i + j, flags + four + j, x + (four + j - skipped));
       }
     }
   }
