@@ -219,12 +219,21 @@ def points(runs: Sequence[ErgodicRun]) -> tuple[Point, ...]:
     for k in sorted({run.k for run in runs}):
         mine = tuple(run for run in runs if run.k == k)
         xe = over_seeds((run.seed, run.xe) for run in mine)
-        pairs = [(run, name) for run in mine for name in run.profiles if run.alone(name) in alone]
+        pairs = of_every_seed([(run, name) for run in mine for name in run.profiles if run.alone(name) in alone])
         rises = over_seeds((run.seed, run.profiles[name].mean() - alone[run.alone(name)]) for run, name in pairs)
         rise = mean_interval(rises.values()) if rises and k > 1 else None
         profiles = mean_profiles(pairs or [(run, name) for run in mine for name in run.profiles])
         found.append(Point(k, mine, mean_interval(xe.values()), rise, rises, profiles))
     return tuple(found)
+
+
+def of_every_seed(pairs: list[tuple[ErgodicRun, str]]) -> list[tuple[ErgodicRun, str]]:
+    """The pairs of components that every seed has, if there are any: seeds must not differ in what they average."""
+    names: dict[int, set[str]] = {}
+    for run, name in pairs:
+        names.setdefault(run.seed, set()).add(name)
+    common = set.intersection(*names.values()) if names else set()
+    return [(run, name) for run, name in pairs if name in common] or pairs
 
 
 def mean_profiles(chosen: Iterable[tuple[ErgodicRun, str]]) -> dict[str, Profile]:

@@ -16,6 +16,8 @@ from fluxcore.report.theme import DASHES, MARKERS, SERIES, Figure, add_legend, f
 
 HEAD = ("design", "K", "runs", "seeds", "training tokens", "steps", "XE", "dXE")
 FIT_HEAD = ("design", "scale, nats", "exponent", "exponent over seeds", "R²")
+LABEL = 24
+"""Characters of a legend's line: a component may be called by a path."""
 COMPONENT_HEAD = ("component", "design", "K", "runs", "XE")
 
 
@@ -28,9 +30,9 @@ def write_ergodic_report(folder: Path, page: Path | None = None, plots: Path | N
     runs, unfinished = read_ergodic(folder)
     series = by_series(runs)
     note = (
-        f"XE: in-context cross entropy, nats a token, mean over positions and components. dXE(K): that of one"
-        " component, beyond its run alone with the same seed. Means over seeds with"
-        f" {CONFIDENCE:.0%} Student t intervals."
+        "XE: in-context cross entropy, nats a token, mean over positions and components. dXE(K): a component's, beyond"
+        " that of its run alone with the same seed; the mean over the components that have one. Means over seeds with"
+        f" {CONFIDENCE:.0%} Student t intervals. With K = 1 both designs are one."
     )
     tables = [
         Table("Against K", HEAD, summary_rows(series), note),
@@ -170,7 +172,7 @@ def position_figure(series: Series) -> Figure:
 def component_figure(series: Series) -> Figure:
     """Loss against position at the largest K, a line a component."""
     point = series.points[-1]
-    title = f"Cross entropy of each component against position, K = {point.k}"
+    title = f"Each component against position, K = {point.k}"
     return against_position("component", title, series.name, point.by_component())
 
 
@@ -180,16 +182,23 @@ def against_position(name: str, title: str, design: str, lines: Mapping[str, Pro
     for index, (label, profile) in enumerate(list(lines.items())[:SERIES]):
         axes.plot(
             *(np.arange(1, len(profile) + 1), profile), color=series_colour(index), linestyle=DASHES[index],
-            linewidth=1.5, label=label,
+            linewidth=1.5, label=label if len(label) <= LABEL else "…" + label[1 - LABEL :],
         )  # fmt: skip
     axes.set_xlabel("position in the window")
     axes.set_ylabel("cross entropy, nats")
-    add_legend(axes)
+    legend_on_top(axes)
     ends = ", ".join(f"{label}: {profile[0]:.3f} to {profile[-1]:.3f}" for label, profile in lines.items())
     return finish(
         canvas, name=name, title=title,
         description=f"Loss of the token at each position, {design}; from the first to the last position {ends}.",
     )  # fmt: skip
+
+
+def legend_on_top(axes: Any) -> None:
+    """Lines and intervals fill these plots: make room for it above them."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))
+    add_legend(axes, loc="upper left", ncols=2, columnspacing=1.0)
 
 
 def finish_k(axes: Any, label: str) -> None:
@@ -199,4 +208,4 @@ def finish_k(axes: Any, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("K, number of components")
     axes.set_ylabel(label)
-    add_legend(axes)
+    legend_on_top(axes)

@@ -57,9 +57,9 @@ def test_the_rise_is_paired_by_seed_and_fitted(grid):
 
 
 def test_every_component_that_has_a_run_alone_is_compared(tmp_path):
-    def write(name, subset, levels, *, tokens=1000, design="constant_total"):
+    def write(name, subset, levels, *, tokens=1000, design="constant_total", seed=0):
         (tmp_path / name).mkdir()
-        about = {"k": len(subset), "seed": 0, "subset": subset, "design": design, "labels": "own", "chain": 0}
+        about = {"k": len(subset), "seed": seed, "subset": subset, "design": design, "labels": "own", "chain": 0}
         rows = [{"step": 0, "split": "run", **about, "total_tokens": tokens}]
         for component, level in zip(subset, levels, strict=True):
             rows.append({"step": 9, "split": "profile", "component": component, "xe": (POSITIONS + level).tolist()})
@@ -77,6 +77,10 @@ def test_every_component_that_has_a_run_alone_is_compared(tmp_path):
     # With K = 1 both designs are one, where the budget is the same.
     assert [(point.k, len(point.runs)) for point in each.points] == [(1, 2), (2, 1)]
     assert each.points[-1].rise.mean == pytest.approx(0.1)
+    # Of seed 1 the run of b alone is not there yet, so that both seeds are compared by a.
+    write("a of seed 1", ["a"], [0.0], seed=1)
+    write("a b c of seed 1", ["a", "b", "c"], [0.4, 1.5, 7.0], seed=1)
+    assert by_series(read_ergodic(tmp_path)[0])[0].points[-1].rises == pytest.approx({0: 0.3, 1: 0.4})
 
 
 def test_a_power_law_wants_rises_above_nothing():
