@@ -74,3 +74,13 @@ def ppo_config(data: Path, run_dir: Path, **changes: Any) -> PPOConfig:
         {"kl": kl, "lora": lora, "autocurriculum": curriculum}.get(head if key else "", settings)[key or name] = value
     groups = {"kl": KlConfig(**kl), "lora": LoraConfig(**lora), "autocurriculum": AutocurriculumConfig(**curriculum)}
     return PPOConfig(**settings, **groups)
+
+
+def assert_reward_rises_and_kl_holds(lines: list[dict[str, Any]], target: float) -> None:
+    """The reward rises by 3 standard errors from the first steps to the second half, where KL is near its target."""
+    later = lines[len(lines) // 2 :]
+    first, last = (torch.tensor([line["reward"] for line in part]) for part in (lines[:8], later))
+    error = (first.var() / len(first) + last.var() / len(last)).sqrt()
+    assert last.mean() - first.mean() > 3 * error, (first.mean(), last.mean(), error)
+    kl = sum(line["kl"] for line in later) / len(later)
+    assert 0.5 * target < kl < 2 * target, kl

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fluxcore.trainers import ppo
 from fluxcore.trainers.ppo import CONFIGS, PPOConfig, train
-from support.ppo_runs import ppo_config, write_prompts
+from support.ppo_runs import assert_reward_rises_and_kl_holds, ppo_config, write_prompts
 from support.trainer_runs import metrics, split, weights
 from transformers import AutoModelForCausalLM
 
@@ -205,12 +205,7 @@ def test_the_reward_rises_and_the_divergence_keeps_to_its_target(configure, seed
             rewards=[RewardConfig(name="support.ppo_runs:share_of_small")],
         )
     )  # fmt: skip
-    lines = split(run, "train")
-    first, last = (torch.tensor([line["reward"] for line in part]) for part in (lines[:8], lines[-25:]))
-    error = (first.var() / len(first) + last.var() / len(last)).sqrt()
-    assert last.mean() - first.mean() > 3 * error
-    kl = sum(line["kl"] for line in lines[-25:]) / 25
-    assert 0.5 * target < kl < 2 * target
+    assert_reward_rises_and_kl_holds(split(run, "train"), target)
 
 
 @pytest.mark.parametrize("name", ["default", "tiny", "quick_test"])
