@@ -91,6 +91,7 @@ def rigl_case(N: int, dtype: torch.dtype) -> Case:
             "fluxcore": lambda: rigl,
             "two sorts": lambda: two_sorts,
             "fluxcore, noise": lambda: surge,
+            "clones alone": lambda: lambda w, mask, _: {"untouched": w.clone(), "untouched mask": mask.clone()},
         },
         truth=rigl_truth,
         tolerance=0.0,
@@ -166,7 +167,8 @@ def two_sorts(w: Tensor, mask: Tensor, gradient: Tensor) -> Answer:
 
 def rigl_truth(w: Tensor, mask: Tensor, gradient: Tensor) -> Answer:
     exact = two_sorts(w.double(), mask, gradient.double())
-    return {"weight": exact["weight"], "mask": exact["mask"].double(), "active": active_after(mask)}
+    untouched = {"untouched": w.double(), "untouched mask": mask.double()}
+    return untouched | {"weight": exact["weight"], "mask": exact["mask"].double(), "active": active_after(mask)}
 
 
 def bench_prune(measure: Callable[[], None]) -> None:
