@@ -186,7 +186,7 @@ def against_position(name: str, title: str, design: str, lines: Mapping[str, Pro
         )  # fmt: skip
     axes.set_xlabel("position in the window")
     axes.set_ylabel("cross entropy, nats")
-    legend_on_top(axes)
+    legend_on_top(axes, rows=2, columns=2)
     ends = ", ".join(f"{label}: {profile[0]:.3f} to {profile[-1]:.3f}" for label, profile in lines.items())
     return finish(
         canvas, name=name, title=title,
@@ -194,11 +194,11 @@ def against_position(name: str, title: str, design: str, lines: Mapping[str, Pro
     )  # fmt: skip
 
 
-def legend_on_top(axes: Any) -> None:
+def legend_on_top(axes: Any, *, rows: int, columns: int = 1) -> None:
     """Lines and intervals fill these plots: make room for it above them."""
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.25 * (high - low))
-    add_legend(axes, loc="upper left", ncols=2, columnspacing=1.0)
+    axes.set_ylim(low, high + 0.12 * rows * (high - low))
+    add_legend(axes, loc="upper left", ncols=columns, columnspacing=1.0)
 
 
 def finish_k(axes: Any, label: str) -> None:
@@ -208,4 +208,4 @@ def finish_k(axes: Any, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("K, number of components")
     axes.set_ylabel(label)
-    legend_on_top(axes)
+    legend_on_top(axes, rows=len(axes.get_legend_handles_labels()[1]))
