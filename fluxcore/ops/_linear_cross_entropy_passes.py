@@ -118,7 +118,7 @@ def _forward_whole(
         part.totals.copy_(results.totals)
         if any(wanted):
             part = part._replace(gradient=logits)
-        row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, any(wanted), results=part)
+        row_kernels.forward(logits, *_row_inputs(head, arguments, options, rows), *given, any(wanted), results=part)
         put(rows_loss, rows, part.loss)
         for whole, own, dim in zip(results[1:5], part[1:5], _ROW_DIMS, strict=True):
             put(whole, rows, own, dim)
@@ -149,12 +149,12 @@ def backward(*args: Any) -> tuple[Tensor, ...]:
         if again:
             results = row_kernels.empty_results(logits, given, False)
             results.totals.copy_(totals)
-            row_kernels.forward(logits, *_row_inputs(arguments, rows, logits.dtype), *given, False, results=results)
+            row_kernels.forward(logits, *_row_inputs(head, arguments, options, rows), *given, False, results=results)
             own = [results.argmax, results.state, results.top_index]
         gradient = row_kernels.backward(
             take(upstream, rows) if upstream.dim() else upstream,
             logits,
-            *_row_inputs(arguments, rows, logits.dtype),
+            *_row_inputs(head, arguments, options, rows),
             *own,
             totals,
             *options,
@@ -195,9 +195,11 @@ def _totals(arguments: Arguments, options: Options, dtype: torch.dtype) -> Tenso
 
 
 def _row_inputs(
-    arguments: Arguments, rows: Rows, dtype: torch.dtype
+    head: LinearHead, arguments: Arguments, options: Options, rows: Rows
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Target, class weights, token weights and penalty mask of the rows of a chunk."""
     target, token_weight, penalty_mask = (take_or_none(getattr(arguments, name), rows) for name in _IN_ROWS)
     assert target is not None
-    return target.to(dtype) if target.is_floating_point() else target, arguments.weight, token_weight, penalty_mask
+    target = target.to(head.dtype) if target.is_floating_point() else head.places(target, options.ignore_index)
+    assert target is not None
+    return target, head.padded(arguments.weight), token_weight, penalty_mask

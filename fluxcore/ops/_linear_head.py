@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fluxcore.ops._linear_filter import SLAB, LeftOut, nothing_left_out
 from fluxcore.ops._linear_rows import LiveRows, Rows, most_products, put, slices, take
-from fluxcore.ops._linear_schedule import Passes, Request, extra_columns, tile_of
+from fluxcore.ops._linear_schedule import Passes, Request, extra_columns, padding_columns, tile_of
 
 
 class Plan(NamedTuple):
@@ -85,7 +85,7 @@ class LinearHead:
         """
         dtype = plan.compute_dtype or hidden.dtype
         self._hidden, self._original = hidden, Gradients(hidden, weight, weight if bias is None else bias)
-        self._dtype, self._wanted = dtype, wanted
+        self.dtype, self._wanted = dtype, wanted
         self._weight = weight.to(dtype)
         self._bias = None if bias is None else bias.to(dtype)
         self._accumulate = plan.accumulate or torch.promote_types(dtype, torch.float32)
@@ -102,7 +102,9 @@ class LinearHead:
         self.classes, self.device = V, hidden.device
         self.is_whole = self.tile.classes == V
         """Whether chunks have all classes."""
-        self._extra = 0 if self.is_whole else extra_columns(dtype, passes)
+        self.padding = padding_columns(V, dtype, passes) if self.is_whole else 0
+        """Columns of -inf behind all classes."""
+        self._extra = self.padding if self.is_whole else extra_columns(dtype, passes)
         count = min(self.tile.rows, N) * (self.tile.classes + self._extra)
         self._logits = torch.empty(count, dtype=dtype, device=hidden.device)
         self._sums = Gradients(
@@ -130,9 +132,13 @@ class LinearHead:
         return slices(self._weight.shape[0], self.tile.classes)
 
     def logits(self, rows: Rows, classes: slice = slice(None), *, extra: bool = False) -> Tensor:
-        """[C, K], in memory that the next chunk overwrites; with `extra`, columns of -inf behind them."""
-        x, weight = take(self._hidden, rows).to(self._dtype), self._weight[classes]
+        """[C, K], in memory that the next chunk overwrites; with `extra`, columns of -inf behind them.
+
+        Of all classes, with `padding` columns of -inf behind them.
+        """
+        x, weight = take(self._hidden, rows).to(self.dtype), self._weight[classes]
         K = weight.shape[0]
+        extra = extra or self.is_whole
         columns = K + (self._extra if extra else 0)
         memory = self._logits[: x.shape[0] * columns].view(x.shape[0], columns)
         if extra:
@@ -143,8 +149,24 @@ class LinearHead:
             torch.addmm(self._bias[classes], x, weight.t(), out=memory[:, :K])
         return memory
 
+    def places(self, target: Tensor | None, ignore_index: int = -1) -> Tensor | None:
+        """Columns of the classes `target` [C] in logits of all classes: what is no class is in no padding either."""
+        if not self.padding or target is None:
+            return target
+        return torch.where((target < self.classes) | (target == ignore_index), target, target + self.padding)
+
+    def padded(self, by_class: Tensor | None) -> Tensor | None:
+        """`by_class` [V], and 0 for the padding."""
+        return (
+            by_class if not self.padding or by_class is None else torch.nn.functional.pad(by_class, (0, self.padding))
+        )
+
     def add(self, rows: Rows, gradient: Tensor, classes: slice = slice(None)) -> None:
-        """Take in the gradient [C, K] of the logits of `rows`, which is 0 at dead rows, whatever X holds."""
+        """Take in the gradient [C, K] of the logits of `rows`, which is 0 at dead rows, whatever X holds.
+
+        Columns of padding are passed by.
+        """
+        gradient = gradient[:, : self._weight[classes].shape[0]]
         x = self._live_input(rows) if self._wanted.weight else None
         kept = None if self._left_out is None else self._left_out.kept(rows, gradient, x, classes)
         if kept is not None:
@@ -158,7 +180,7 @@ class LinearHead:
             self._sums.bias[classes].add_(gradient.sum(0, dtype=self._accumulate))
 
     def _live_input(self, rows: Rows) -> Tensor:
-        return self.live.without_dead(take(self._hidden, rows).to(self._dtype), rows)
+        return self.live.without_dead(take(self._hidden, rows).to(self.dtype), rows)
 
     def _add_kept(self, rows: Rows, gradient: Tensor, x: Tensor | None, classes: slice, kept: Tensor) -> None:
         """Products with the classes `kept` of the chunk's, gathered some at a time."""

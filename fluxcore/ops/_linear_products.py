@@ -17,6 +17,7 @@ from fluxcore.ops._linear_schedule import (
     chunk_rate,
     extra_columns,
     logits_rate,
+    padding_columns,
     row_bytes,
     tile_of,
 )
@@ -36,7 +37,7 @@ class Head(NamedTuple):
     wanted: Wanted
     tile: Tile
     extra: int
-    """Columns of a chunk behind its classes, where the gradient is made."""
+    """Columns of a chunk behind its classes: where it has all, or where the gradient is made."""
     workspace_bytes: int
     is_filtered: bool
     device_type: str
@@ -50,7 +51,7 @@ class Head(NamedTuple):
 
     def logits(self, chunk: Tile, extra: bool = False) -> Tensor:
         """Without memory."""
-        columns = chunk.classes + (self.extra if extra else 0)
+        columns = chunk.classes + (self.extra if extra or self.is_whole else 0)
         return self.hidden.new_empty((chunk.rows, columns), dtype=self.dtype)
 
     def make_logits(self, chunk: Tile) -> list[Launch]:
@@ -58,7 +59,9 @@ class Head(NamedTuple):
         rows, classes = chunk
         D = self.hidden.shape[1]
         read = self._bytes((rows + classes) * D + (0 if self.bias is None else classes))
-        rate = self._chunk_rate(chunk) * logits_rate(classes, self.dtype, self.device_type)
+        rate = self._chunk_rate(chunk) * logits_rate(
+            classes + (self.extra if self.is_whole else 0), self.dtype, self.device_type
+        )
         return [self._product("logits", chunk, read, self._bytes(rows * classes), rate)]
 
     def make_gradients(self, chunk: Tile) -> list[Launch]:
@@ -116,7 +119,7 @@ def head_of(
     count = most_products(N, call.inputs["live_rows"])
     tile = tile_of(count, V, dtype, machine.device.type, passes, request, accumulate)
     is_whole = tile.classes == V
-    extra = 0 if is_whole else extra_columns(dtype, passes)
+    extra = padding_columns(V, dtype, passes) if is_whole else extra_columns(dtype, passes)
     # Sums in another dtype than the gradient's are kept apart from it, and so is a weight converted for the products.
     apart = V * D * accumulate.itemsize if wanted.weight and accumulate != weight.dtype else 0
     apart += V * D * dtype.itemsize if dtype != weight.dtype else 0

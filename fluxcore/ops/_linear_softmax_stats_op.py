@@ -71,7 +71,7 @@ def forward(*args: Any) -> row_kernels.Results:
         parts = rows_over_all_classes(head, target, _statistics(options))
         return _put_parts(parts, target, options, results)
     for rows in head.chunks():
-        part = row_kernels.forward(head.logits(rows), take_or_none(target, rows), *options)
+        part = row_kernels.forward(head.logits(rows), head.places(take_or_none(target, rows)), *options)
         for whole, own, dim in zip(results, part, _ROW_DIMS, strict=True):
             put(whole, rows, own, dim)
     return results
@@ -90,9 +90,9 @@ def backward(*args: Any) -> Gradients:
         return head.gradients()
     again = makes_state_again(*_where(arguments, plan), plan, mergeable=options.top_k == 0)
     for rows in head.chunks():
-        logits = head.logits(rows)
+        logits, target = head.logits(rows), head.places(take_or_none(arguments.target, rows))
         if again:
-            _, argmax, state, top_index = row_kernels.forward(logits, take_or_none(arguments.target, rows), *options)
+            _, argmax, state, top_index = row_kernels.forward(logits, target, *options)
         else:
             argmax, state, top_index = (
                 take(value, rows, dim).contiguous() for value, dim in zip(saved, _ROW_DIMS[1:], strict=True)
@@ -100,7 +100,7 @@ def backward(*args: Any) -> Gradients:
         gradient = row_kernels.backward(
             take(grads, rows, 1),
             logits,
-            take_or_none(arguments.target, rows),
+            target,
             argmax,
             state,
             top_index,
