@@ -258,7 +258,7 @@ def test_too_little_memory_is_refused_with_what_would_do(ds, tmp_path):
 
 
 MEASURE = """
-import ctypes, sys, threading, fluxcore.data
+import ctypes, gc, sys, threading, fluxcore.data
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # no huge pages, which the system would count whole
 def anonymous():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("RssAnon"))
@@ -269,6 +269,8 @@ def watch():
     global peak
     while not done.wait(0.0005):
         peak = max(peak, anonymous())
+gc.collect()
+ctypes.CDLL(None).malloc_trim(0)  # else the second sort may do with what the first has freed
 before = anonymous()
 watcher = threading.Thread(target=watch)
 watcher.start()
