@@ -1,5 +1,6 @@
 """Files of a data set, changed as a disk would, or as somebody would who makes all checksums fit."""
 
+import copy
 import json
 import shutil
 import struct
@@ -166,7 +167,7 @@ def change_value(rng: np.random.Generator, document: Any) -> None:
     elif kind == "double" and isinstance(node, list):
         node.append(json.loads(json.dumps(node[key])))
     else:
-        node[key] = STRANGE[int(rng.integers(len(STRANGE)))]
+        node[key] = copy.deepcopy(STRANGE[int(rng.integers(len(STRANGE)))])  # or a later change would be in all of them
 
 
 def forge_manifest(data: bytes, change: Any) -> bytes:
