@@ -1,7 +1,7 @@
 """Types of the C++ extension. Private: use the functions of the package."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,7 @@ class ShardSet:
     def gather(
         self, ids: NDArray[Any], *, out: str, targets: bool, verify: bool
     ) -> tuple[NDArray[Any], NDArray[Any] | None]: ...
+    def describe(self, ids: NDArray[Any]) -> NDArray[np.int64]: ...
     def column_names(self, shard: int) -> list[str]: ...
     def column(self, shard: int, name: str) -> NDArray[Any]: ...
     def verify_shard(self, shard: int) -> None: ...
@@ -132,19 +133,21 @@ class BatchMemory:
     def take(self, rows: int) -> NDArray[Any]: ...
 
 class Loader:
-    def __init__(self, shards: ShardSet, order: Order, verify: bool, threads: int) -> None: ...
-    def submit(
+    def __init__(
         self,
-        position: int,
-        rows: int,
-        facts: int,
-        out: str,
-        tokens: int,
-        targets: int,
-        owner: object,
-        ahead: Sequence[tuple[int, int]],
+        shards: ShardSet,
+        order: Order,
+        *,
+        verify: bool,
+        threads: int,
+        in_work: int,
+        sight: int,
+        memory: BatchMemory,
+        targets: bool,
+        allocate: Callable[[int], tuple[object, int, object, int]] | None,
     ) -> None: ...
-    def next(self) -> Any: ...
+    def plan(self, batches: Sequence[tuple[int, int]]) -> None: ...
+    def next(self) -> tuple[NDArray[np.int64], Any, Any]: ...
 
 def softmax_row_grain(rows: int, classes: int, threads: int) -> int: ...
 def softmax_stats_fwd(

@@ -16,10 +16,10 @@ def main() -> int:
     names = [contender.name for contender in contenders()]
     parser.add_argument("--measure", choices=MEASURES, nargs="+", default=list(MEASURES))
     parser.add_argument("--contender", choices=names, nargs="+", default=names)
-    parser.add_argument("--chunks", type=int, default=16384, help="of 2048 uint16 tokens, 4 kB")
+    parser.add_argument("--chunks", type=int, default=32768, help="of 2048 uint16 tokens, 4 kB")
     parser.add_argument("--sparse-chunks", type=int, default=50_000_000, help="of the set for start-up")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure that is a rate")
-    parser.add_argument("--folder", type=Path, help="where files are made, 0.3 GB with the defaults; a temporary one")
+    parser.add_argument("--folder", type=Path, help="where files are made, 1 GB with the defaults; a temporary one")
     parser.add_argument("--out", type=Path, help="append rows to this file, one JSON object a line")
     options = parser.parse_args()
     rows = []

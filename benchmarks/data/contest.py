@@ -21,7 +21,7 @@ from benchmarks.data.numpy_files import FancyIndex, InOrder, MapLoader
 from benchmarks.environment import environment
 from benchmarks.harness import WrongAnswerError
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 _PACKAGES = ("numpy", "datasets", "pyarrow", "mosaicml-streaming", "litdata")
 
 

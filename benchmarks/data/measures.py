@@ -117,6 +117,7 @@ def drop_from_memory(folder: Path) -> float:
 def start(contender: Contender, work: Work) -> Figures:
     """From nothing to the first batch of a sparse set."""
     contender.write_sparse(work.sparse, work.sparse_chunks)
+    os.sync()  # or the system would still be at it
     memory, begin = anonymous_mb(), time.perf_counter()
     batches = contender.start(work.sparse)
     opened = time.perf_counter() - begin

@@ -1,5 +1,6 @@
 #include "data/crc32c.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -44,7 +45,8 @@ std::uint64_t load64(const std::byte* at) noexcept {
   return word;
 }
 
-std::uint32_t update_portable(std::uint32_t state, const std::byte* at, std::size_t size) noexcept {
+std::uint32_t update_portable(std::uint32_t state, const std::byte* at, std::size_t size,
+                              const std::byte* /*upcoming*/) noexcept {
   for (; size >= 8; at += 8, size -= 8) {
     const std::uint64_t word = load64(at) ^ state;
     state = 0;
@@ -56,14 +58,18 @@ std::uint32_t update_portable(std::uint32_t state, const std::byte* at, std::siz
 
 #if defined(__x86_64__)
 
-// The instruction takes three cycles and one can start each cycle, so three equal lanes run side by side. The first
-// two registers are then moved past the bytes after them: a carry-less product with x^(bits - 33), which the
-// instruction itself reduces (it multiplies by x^32, and the reflected product is short by one more x).
-constexpr std::size_t kLaneWords = 256;  // the longest lane, 2 KiB
+// The instruction takes three cycles and one can start each cycle, so that lanes run side by side; a fourth gives room
+// for the loads. All registers but the last are then moved past the bytes after them: a carry-less product with
+// x^(bits - 33), which the instruction itself reduces (it multiplies by x^32, and the reflected product is short by one
+// more x).
+constexpr std::size_t kLanes = 4;
+constexpr std::size_t kLaneWords = 128;  // the longest lane, so that lanes together are a page
+constexpr std::size_t kLine = 64;        // bytes of a cache line: what two words of each lane are together
+static_assert(kLine == 2 * sizeof(std::uint64_t) * kLanes);
 
 // shifts[w] moves a register past w 8-byte words.
 constexpr auto make_shifts() {
-  std::array<std::uint32_t, 2 * kLaneWords + 1> shifts = {};
+  std::array<std::uint32_t, (kLanes - 1) * kLaneWords + 1> shifts = {};
   std::uint32_t v = 0x80000000;                             // x^0
   for (int power = 0; power < 31; ++power) v = times_x(v);  // x^31 = x^(64 - 33)
   for (std::size_t w = 1; w < shifts.size(); ++w) {
@@ -82,22 +88,32 @@ __attribute__((target("sse4.2,pclmul"))) std::uint64_t move_past(std::uint64_t s
 }
 
 __attribute__((target("sse4.2,pclmul"))) std::uint32_t update_hardware(std::uint32_t state, const std::byte* at,
-                                                                       std::size_t size) noexcept {
+                                                                       std::size_t size,
+                                                                       const std::byte* upcoming) noexcept {
   std::uint64_t a = state;
-  while (size >= std::size_t{192}) {
-    const std::size_t words = size / 24 < kLaneWords ? size / 24 : kLaneWords;
-    const std::byte* const second = at + 8 * words;
-    const std::byte* const third = second + 8 * words;
+  if (size < 4 * kLine && upcoming != nullptr) _mm_prefetch(reinterpret_cast<const char*>(upcoming), _MM_HINT_T0);
+  while (size >= 4 * kLine) {
+    const std::size_t lines = std::min(size / kLine, kLaneWords / 2);
+    const std::size_t words = 2 * lines;
+    const std::byte* const ahead = size > lines * kLine ? at + lines * kLine : upcoming != nullptr ? upcoming : at;
     std::uint64_t b = 0;
     std::uint64_t c = 0;
-    for (std::size_t w = 0; w < words; ++w) {
-      a = _mm_crc32_u64(a, load64(at + 8 * w));
-      b = _mm_crc32_u64(b, load64(second + 8 * w));
-      c = _mm_crc32_u64(c, load64(third + 8 * w));
+    std::uint64_t d = 0;
+    for (std::size_t line = 0; line < lines; ++line) {
+      const std::byte* const word = at + 16 * line;
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + kLine * line), _MM_HINT_T0);
+      a = _mm_crc32_u64(a, load64(word));
+      b = _mm_crc32_u64(b, load64(word + 8 * words));
+      c = _mm_crc32_u64(c, load64(word + 16 * words));
+      d = _mm_crc32_u64(d, load64(word + 24 * words));
+      a = _mm_crc32_u64(a, load64(word + 8));
+      b = _mm_crc32_u64(b, load64(word + 8 + 8 * words));
+      c = _mm_crc32_u64(c, load64(word + 8 + 16 * words));
+      d = _mm_crc32_u64(d, load64(word + 8 + 24 * words));
     }
-    a = move_past(a, 2 * words) ^ move_past(b, words) ^ c;
-    at += 24 * words;
-    size -= 24 * words;
+    a = move_past(a, 3 * words) ^ move_past(b, 2 * words) ^ move_past(c, words) ^ d;
+    at += lines * kLine;
+    size -= lines * kLine;
   }
   for (; size >= 8; at += 8, size -= 8) a = _mm_crc32_u64(a, load64(at));
   auto tail = static_cast<std::uint32_t>(a);
@@ -113,7 +129,8 @@ bool has_hardware() noexcept {
 #elif defined(__aarch64__)
 
 __attribute__((target("+crc"))) std::uint32_t update_hardware(std::uint32_t state, const std::byte* at,
-                                                              std::size_t size) noexcept {
+                                                              std::size_t size,
+                                                              const std::byte* /*upcoming*/) noexcept {
   for (; size >= 8; at += 8, size -= 8) state = __crc32cd(state, load64(at));
   for (; size > 0; ++at, --size) state = __crc32cb(state, static_cast<std::uint8_t>(*at));
   return state;
@@ -123,8 +140,9 @@ bool has_hardware() noexcept { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; 
 
 #else
 
-std::uint32_t update_hardware(std::uint32_t state, const std::byte* at, std::size_t size) noexcept {
-  return update_portable(state, at, size);
+std::uint32_t update_hardware(std::uint32_t state, const std::byte* at, std::size_t size,
+                              const std::byte* upcoming) noexcept {
+  return update_portable(state, at, size, upcoming);
 }
 
 bool has_hardware() noexcept { return false; }
@@ -133,13 +151,13 @@ bool has_hardware() noexcept { return false; }
 
 }  // namespace
 
-std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
+std::uint32_t crc32c(std::span<const std::byte> bytes, std::uint32_t before, const std::byte* upcoming) noexcept {
   static const bool hardware = has_hardware();
-  return ~(hardware ? update_hardware : update_portable)(~before, bytes.data(), bytes.size());
+  return ~(hardware ? update_hardware : update_portable)(~before, bytes.data(), bytes.size(), upcoming);
 }
 
 std::uint32_t crc32c_portable(std::span<const std::byte> bytes, std::uint32_t before) noexcept {
-  return ~update_portable(~before, bytes.data(), bytes.size());
+  return ~update_portable(~before, bytes.data(), bytes.size(), nullptr);
 }
 
 }  // namespace fluxcore::data

@@ -75,6 +75,29 @@ CopyChunk copy_to(OutType out) {
   return copy_erased<Token, std::int64_t>;
 }
 
+// A chunk that is soon read: its first bytes are asked for while the one before it is in work.
+class Upcoming {
+ public:
+  Upcoming(const ChunkPlace& at, bool verify, bool targets) : tokens_(at.shard->tokens(at.index)) {
+    if (verify) prefetch(&at.shard->chunk_crcs()[at.index]);
+    if (targets) prefetch(&at.shard->next_tokens()[at.index]);
+  }
+
+  [[nodiscard]] const std::byte* tokens() const { return tokens_.data(); }
+
+  void prefetch_tokens() const {
+    const std::size_t bytes = std::min(tokens_.size(), kPage);
+    for (std::size_t at = 0; at < bytes; at += kLine) prefetch(tokens_.data() + at);
+  }
+
+ private:
+  static constexpr std::size_t kLine = 64;
+
+  static void prefetch(const void* address) { __builtin_prefetch(address); }
+
+  std::span<const std::byte> tokens_;
+};
+
 CopyChunk copier(TokenType token, OutType out) {
   if (token == TokenType::u8) return copy_to<std::uint8_t>(out);
   if (token == TokenType::u16) return copy_to<std::uint16_t>(out);
@@ -102,10 +125,18 @@ void ShardSet::gather(std::span<const std::uint64_t> chunk_ids, const GatherOut&
   const std::uint64_t row_bytes = chunk_tokens() * size_of(out.type);
   auto* tokens = static_cast<std::byte*>(out.tokens);
   auto* targets = static_cast<std::byte*>(out.targets);
-  for (const std::uint64_t id : chunk_ids) {
-    const ChunkPlace at = place(id);
+  ChunkPlace next = chunk_ids.empty() ? ChunkPlace{} : place(chunk_ids.front());
+  for (std::size_t row = 0; row < chunk_ids.size(); ++row) {
+    const std::uint64_t id = chunk_ids[row];
+    const ChunkPlace at = next;
+    next = place(chunk_ids[std::min(row + 1, chunk_ids.size() - 1)]);
+    const Upcoming upcoming(next, verify, targets != nullptr);
     // The check also brings the chunk into the nearest cache, from where the copy takes it.
-    if (verify) check_payload(id);
+    if (verify) {
+      check_payload(id, at, upcoming.tokens());
+    } else {
+      upcoming.prefetch_tokens();
+    }
     Chunk chunk = {
         .tokens = at.shard->tokens(at.index), .mask = {}, .valid_len = chunk_tokens(), .next_token = kNoToken};
     std::span<const std::uint32_t> next_tokens;

@@ -2,19 +2,22 @@
 
 #include <utility>
 
-#include "data/describe.hpp"
+#include "common/memory.hpp"
 
 namespace fluxcore::data {
 
 Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads)
-    : shards_(std::move(shards)), order_(std::move(order)), verify_(verify), look_ahead_(shards_), executor_(threads) {}
+    : shards_(std::move(shards)),
+      order_(std::move(order)),
+      verify_(verify),
+      look_ahead_(shards_, memory_for_files() / 2),
+      executor_(threads) {}
 
-void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out,
-                    std::vector<Rows> ahead) {
-  executor_.submit([this, position, chunk_ids, facts, out, ahead = std::move(ahead)] {
+void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, const GatherOut& out, std::vector<Rows> ahead) {
+  executor_.submit([this, position, chunk_ids, out, ahead = std::move(ahead)] {
     look_ahead_.announce(chunks_of(ahead));
     order_->chunks_at(position, chunk_ids);
-    describe_chunks(*shards_, chunk_ids, facts);
+    look_ahead_.expect(chunk_ids);
     shards_->gather(chunk_ids, out, verify_);
   });
 }

@@ -9,15 +9,10 @@
 #include "data/look_ahead.hpp"
 #include "data/order.hpp"
 #include "data/ordered_executor.hpp"
+#include "data/schedule.hpp"
 #include "data/shard_set.hpp"
 
 namespace fluxcore::data {
-
-// Rows of an order.
-struct Rows {
-  uint64_t position = 0;
-  size_t count = 0;
-};
 
 // Fills batches ahead of their use, on threads of its own, and hands them over in order.
 //
@@ -27,10 +22,9 @@ class Loader {
  public:
   Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
 
-  // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `facts` is laid out as
-  // `describe_chunks` says. `ahead`: rows that will be asked for later, announced to the kernel as one window.
-  void submit(uint64_t position, std::span<uint64_t> chunk_ids, std::span<int64_t> facts, const GatherOut& out,
-              std::vector<Rows> ahead = {});
+  // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `ahead`: rows that will be
+  // asked for later, announced to the kernel as one window.
+  void submit(uint64_t position, std::span<uint64_t> chunk_ids, const GatherOut& out, std::vector<Rows> ahead = {});
 
   // Waits for the oldest batch asked for. Throws what reading it threw: CorruptShard, std::out_of_range.
   void next() { executor_.next(); }

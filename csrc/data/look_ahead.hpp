@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -8,8 +9,12 @@
 
 namespace fluxcore::data {
 
-// Tells the kernel which chunks are read soon, so that a cold disk works on many of them at once, and not to read what
-// lies around them. In sequential windows the kernel's own read-ahead is left to it.
+// Tells the kernel which chunks are read soon, so that a cold disk works on many of them at once. In sequential windows
+// the kernel's own read-ahead is left to it.
+//
+// Around scattered chunks it would read megabytes. Of a set that does not fit in memory the chunks alone are asked for.
+// One that fits is going to be read whole, and a disk gives a block in the time that a chunk takes, so that the blocks
+// are asked for in which the chunks lie, the soonest first.
 //
 // A hint costs about a microsecond a chunk, as much as copying one. So a few chunks of each window are looked at, and
 // where all of these are in memory no more is asked for: of a set that is there in part, at most one chunk in 23 then
@@ -17,18 +22,30 @@ namespace fluxcore::data {
 // Safe to use from several threads.
 class LookAhead {
  public:
-  explicit LookAhead(std::shared_ptr<const ShardSet> shards) : shards_(std::move(shards)) {}
+  static constexpr std::uint64_t kBlockBytes = 1024 << 10;
 
+  // `memory`: bytes that the set's pages may take; what does not fit is read by the chunk.
+  LookAhead(std::shared_ptr<const ShardSet> shards, std::uint64_t memory);
+
+  // How chunks are read until a window has been announced, as far as these tell. Of a set that fits in memory the
+  // kernel may well read more than it was asked for.
+  void expect(std::span<const uint64_t> chunk_ids) noexcept;
   // `chunk_ids`: a window of an order, as it comes there. What is wrong with a shard is left to the read that follows.
   void announce(std::span<const uint64_t> chunk_ids) noexcept;
 
  private:
+  enum class Reads : std::uint8_t { kUnknown, kInOrder, kScattered };
   static constexpr size_t kLookedAt = 8;
 
   void announce_window(std::span<const uint64_t> chunk_ids);
+  void ask_for_chunks(std::span<const uint64_t> chunk_ids) const;
+  void ask_for_blocks(std::span<const uint64_t> chunk_ids) const;
   [[nodiscard]] bool is_warm(std::span<const uint64_t> chunk_ids) const;
+  void set_reads(Reads reads);
 
   std::shared_ptr<const ShardSet> shards_;
+  bool fits_ = false;
+  std::atomic<Reads> reads_ = Reads::kUnknown;
 };
 
 }  // namespace fluxcore::data

@@ -70,11 +70,14 @@ const MappedFile& Shard::file() const {
     throw CorruptShard(path_, "it was changed after it was opened");
   }
   if (mapped_.compare_exchange_strong(mapped, fresh.get(), std::memory_order_acq_rel)) mapped = fresh.release();
+  mapped->expect(access_.load());
   return *mapped;
 }
 
 void Shard::expect(Access access) const {
-  if (access_.exchange(access, std::memory_order_relaxed) != access) file().expect(access);
+  if (access_.exchange(access) == access) return;
+  const MappedFile* const mapped = mapped_.load(std::memory_order_acquire);
+  if (mapped != nullptr) mapped->expect(access);
 }
 
 void Shard::will_need(std::uint64_t index, std::uint64_t count) const {
@@ -97,6 +100,7 @@ std::span<const std::byte> Shard::checked(const Section* section) const {
   const std::span<const std::byte> bytes = raw(*section);
   std::atomic<std::uint8_t>& state = state_[static_cast<std::size_t>(section - superblock_.sections.data())];
   if (state.load(std::memory_order_acquire) == kSound) return bytes;
+  file().will_need(bytes);  // in one piece, however the chunks are read
   std::uint32_t crc = 0;
   Bytes16 root = footer_.root;
   const bool read = read_mapped([&] {
@@ -137,12 +141,12 @@ std::span<const std::byte> Shard::mask(std::uint64_t index) const {
   return map().subspan(mask_->offset + index * bytes, bytes);
 }
 
-std::optional<bool> Shard::payload_matches(std::uint64_t index) const {
+std::optional<bool> Shard::payload_matches(std::uint64_t index, const std::byte* upcoming) const {
   const std::span<const std::byte> tokens = this->tokens(index);
   const std::span<const std::byte> mask = this->mask(index);
-  const std::span<const std::uint32_t> crcs = checked_u32(chunk_crc_);
+  const std::span<const std::uint32_t> crcs = chunk_crcs();
   bool matches = false;
-  if (!read_mapped([&] { matches = crc32c(mask, crc32c(tokens)) == crcs[index]; })) return std::nullopt;
+  if (!read_mapped([&] { matches = crc32c(mask, crc32c(tokens, 0, upcoming)) == crcs[index]; })) return std::nullopt;
   return matches;
 }
 

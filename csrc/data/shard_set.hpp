@@ -79,6 +79,7 @@ class ShardSet {
   void verify_shard(std::size_t number) const;
 
  private:
+  void check_payload(std::uint64_t chunk_id, const ChunkPlace& at, const std::byte* upcoming) const;
   [[noreturn]] void fail(std::uint64_t chunk_id, const std::string& why) const;
 
   SetSpec spec_;

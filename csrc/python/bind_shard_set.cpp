@@ -6,6 +6,7 @@
 #include <tuple>
 #include <vector>
 
+#include "data/describe.hpp"
 #include "data/shard_set.hpp"
 #include "python/bind.hpp"
 #include "python/numpy.hpp"
@@ -59,6 +60,15 @@ py::tuple gather(const data::ShardSet& set, const Ids& ids, const std::string& o
   return py::make_tuple(std::move(tokens), target_array);
 }
 
+py::array_t<std::int64_t> describe(const data::ShardSet& set, const Ids& ids) {
+  py::array_t<std::int64_t> out({static_cast<py::ssize_t>(data::kDescribed), ids.size()});
+  const std::span<std::int64_t> facts(out.mutable_data(), static_cast<std::size_t>(out.size()));
+  const std::span<const std::uint64_t> chunk_ids(ids.data(), static_cast<std::size_t>(ids.size()));
+  const py::gil_scoped_release release;
+  data::describe_chunks(set, chunk_ids, facts);
+  return out;
+}
+
 // One shard's column; a shard without `valid_len` has only full chunks.
 py::array shard_column(const py::object& self, std::size_t number, const std::string& name) {
   const auto& set = self.cast<const data::ShardSet&>();
@@ -104,6 +114,8 @@ void bind_shard_set(py::module_& module) {
       .def("chunk", &chunk_view, py::arg("chunk_id"), py::arg("verify"))
       .def("mask", &shard_mask, py::arg("chunk_id"), py::arg("verify"))
       .def("gather", &gather, py::arg("ids"), py::kw_only(), py::arg("out"), py::arg("targets"), py::arg("verify"))
+      .def("describe", &describe, py::arg("ids"),
+           "Of each chunk: source, document, offset in it, valid length; [4, n].")
       .def(
           "column_names", [](const data::ShardSet& set, std::size_t shard) { return set.shard(shard).column_names(); },
           py::arg("shard"))

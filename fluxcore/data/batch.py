@@ -1,6 +1,6 @@
 """What a loader hands out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -9,26 +9,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fluxcore.data.facts import FACTS
+from fluxcore import _core
+
+_DESCRIBED = ("source", "doc_id", "doc_offset", "valid_len")  # as `ShardSet.describe` gives them
 
 
 class BatchMeta:
     """What is known about the rows of a batch; [b] int64 tensors, and float32 scores by name.
 
-    A tensor is made when it is first asked for: to make all of them takes a tenth of the time of a batch.
+    All but the numbers of the chunks is looked up when it is first asked for, in columns that are checked then: what
+    a run has no use for costs it neither time nor memory. Any of it can raise a CorruptShardError.
     """
 
     def __init__(
-        self, facts: Callable[[], NDArray[np.int64]], columns: Mapping[str, NDArray[np.float32]] | None = None
+        self, ids: NDArray[np.int64], shards: _core.ShardSet, columns: Mapping[str, NDArray[np.float32]] | None = None
     ) -> None:
-        """`facts` gives [5, b], a row for each of `FACTS`; `columns` hold a score for every chunk."""
-        self._facts = facts
+        """`ids` [b] are chunks of `shards`; `columns` hold a score for every chunk."""
+        self._ids = ids
+        self._shards = shards
         self._columns = columns or {}
 
     @cached_property
     def chunk_ids(self) -> Tensor:
         """Numbers of the chunks in the data set."""
-        return self._fact("chunk_ids")
+        return torch.from_numpy(self._ids)
 
     @cached_property
     def source(self) -> Tensor:
@@ -53,23 +57,21 @@ class BatchMeta:
     @cached_property
     def scores(self) -> dict[str, Tensor]:
         """The columns that the loader was asked for."""
-        ids = self.chunk_ids.numpy()
-        return {name: torch.from_numpy(values[ids]) for name, values in self._columns.items()}
+        return {name: torch.from_numpy(values[self._ids]) for name, values in self._columns.items()}
+
+    @cached_property
+    def _described(self) -> NDArray[np.int64]:
+        return self._shards.describe(self._ids)
 
     def _fact(self, name: str) -> Tensor:
-        return torch.from_numpy(self._facts()[FACTS.index(name)])
+        return torch.from_numpy(self._described[_DESCRIBED.index(name)])
 
     def __getstate__(self) -> dict[str, Any]:
-        own = self._facts().copy()
-        return {"facts": own, "scores": {name: scores.numpy() for name, scores in self.scores.items()}}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(lambda: state["facts"])  # type: ignore[misc]
-        self.__dict__["scores"] = {name: torch.from_numpy(values) for name, values in state["scores"].items()}
+        return {name: getattr(self, name) for name in ("chunk_ids", *_DESCRIBED, "scores")}
 
     def __repr__(self) -> str:
-        facts = ", ".join(f"{name}={getattr(self, name)}" for name in FACTS)
-        return f"BatchMeta({facts}, scores={self.scores})"
+        facts = ", ".join(f"{name}={value}" for name, value in self.__getstate__().items())
+        return f"BatchMeta({facts})"
 
 
 class Batch(NamedTuple):

@@ -267,15 +267,15 @@ class Loader:
 
     def _next_batch(self, stride: int) -> Batch:
         stream = self._stream
-        if stream is None or (stream.step, stream.stride) != (self._step, stride) or not stream.in_this_process():
+        if stream is None or stream.step != self._step or stream.stride != stride or stream.process != os.getpid():
             stream = Stream(self.ds, self._compiled, self._plan, self._step, self._reading, self._substitutes, stride)
             self._stream = stream
         try:
-            facts, tokens, targets = stream.next()
+            ids, tokens, targets = stream.next()
         except BaseException:
             self._stream = None
             raise
-        return Batch(tokens, targets, BatchMeta(facts.array, self._columns))
+        return Batch(tokens, targets, BatchMeta(ids, self.ds._core, self._columns))
 
     def _check_known(self, step: int) -> None:
         if self._mixture is not None and step < self._mixture.first_step:

@@ -1,7 +1,7 @@
 """Batches read ahead by the C++ loader, into tensors that nobody else holds."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,14 @@ from fluxcore import _core
 from fluxcore.data.bad_chunks import Substitutes
 from fluxcore.data.batches import BatchPlan
 from fluxcore.data.dataset import Dataset
-from fluxcore.data.facts import Facts, FactsMemory
 from fluxcore.errors import CorruptShardError
 
 OUT_TYPES = {name: getattr(torch, name) for name in ("uint8", "uint16", "uint32", "int32", "int64")}
 
-Buffers = tuple[Facts, Tensor, Tensor]
-"""Facts, tokens and targets [b, T]."""
+Buffers = tuple[NDArray[np.int64], Tensor, Tensor]
+"""Chunk ids [b], tokens and targets [b, T]."""
+
+_PLANNED = 64  # batches beyond those in sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Stream:
 
     A batch is written once, by a thread of the C++ loader, straight into tensors that nobody else has; from `next` on
     they are the caller's, and when the caller has let go of them their memory serves a later batch. Threads belong to
-    the process that made the stream: see `in_this_process`.
+    the process that made the stream: see `process`.
     """
 
     def __init__(
@@ -59,30 +60,37 @@ class Stream:
         self._order = order
         self._substitutes = substitutes
         self._verify = reading.verify
-        self._chunk_tokens = ds.chunk_tokens
         self._plan = plan
-        self._out = reading.out
         self._targets = reading.targets
         self._pin = reading.pin and torch.cuda.is_available()
-        self._submitted = step
-        self._announced = step + stride  # the first batch that is neither in work nor announced
-        rows = max(plan.global_batch_size // plan.world_size, 1)
-        self._windows = -(-reading.look_ahead // rows) if reading.threads else 0
+        self._allocate = _allocate_pinned(ds.chunk_tokens, reading) if self._pin else None
+        self._planned = step
         self._end = plan.steps
-        self._process = os.getpid()
+        self.process = os.getpid()
+        """The process that the threads are in; a fork of it has none of them."""
+        in_work = max(reading.prefetch, 1) if reading.threads else 1
+        self._rows = max(plan.global_batch_size // plan.world_size, 1)
         # Tokens and targets of the batches in work, the one that was handed out and the one before it.
         kept = 2 * (max(reading.prefetch, 1) + 2)
-        self._rows = rows
-        self._facts = FactsMemory(rows)
-        self._nothing = torch.empty((rows, 0), dtype=OUT_TYPES[self._out])
-        self._memory = _core.BatchMemory(rows, ds.chunk_tokens, reading.out, kept)
-        self._core = _core.Loader(ds._core, order, reading.verify, reading.threads)
-        for _ in range(max(reading.prefetch, 1) if reading.threads else 1):
-            self._submit()
+        self._nothing = torch.empty((self._rows, 0), dtype=OUT_TYPES[reading.out])
+        self._memory = _core.BatchMemory(self._rows, ds.chunk_tokens, reading.out, kept)
+        sight = -(-reading.look_ahead // self._rows) if reading.threads else 0
+        self._core = self._loader(order, threads=reading.threads, in_work=in_work, sight=sight)
+        self._in_sight = (in_work + sight) * stride
+        self._plan_more()
 
-    def in_this_process(self) -> bool:
-        """Whether the threads are here, and not in the parent of a fork."""
-        return self._process == os.getpid()
+    def _loader(self, order: _core.Order, *, threads: int, in_work: int, sight: int) -> _core.Loader:
+        return _core.Loader(
+            self._shards,
+            order,
+            verify=self._verify,
+            threads=threads,
+            in_work=in_work,
+            sight=sight,
+            memory=self._memory,
+            targets=self._targets,
+            allocate=self._allocate,
+        )
 
     def next(self) -> Buffers:
         """Wait for the next batch.
@@ -91,50 +99,33 @@ class Stream:
             CorruptShardError: a chunk of it is not what was written, and nothing stands for it.
         """
         try:
-            buffers: Buffers = self._core.next()
-            again = bool(self._substitutes) and self._substitutes.affects(buffers[0].array()[0])
+            buffers = self._take(self._core)
+            again = bool(self._substitutes) and self._substitutes.affects(buffers[0])
         except CorruptShardError as error:
             self._substitutes.add(error)
             again = True
         if again:
             buffers = self._read_with_substitutes()
         self.step += self.stride
-        self._submit()
+        if self._planned < self._end and self._planned - self.step < self._in_sight:
+            self._plan_more()
         return buffers
 
-    def _submit(self) -> None:
-        """Ask for the next batch that was not asked for, unless the plan is at its end."""
-        if self._submitted >= self._end:
-            return
-        self._request(self._core, *self._plan.rank_rows(self._submitted), self._announce())
-        self._submitted += self.stride
+    def _plan_more(self) -> None:
+        """Give the loader the batches in sight and some more: one at a time would take as long as a tenth of a copy."""
+        reach = min(self.step + self._in_sight + _PLANNED * self.stride, self._end)
+        steps = range(self._planned, reach, self.stride)
+        self._core.plan([self._plan.rank_rows(step) for step in steps])
+        self._planned += len(steps) * self.stride
 
-    def _announce(self) -> list[tuple[int, int]]:
-        """Rows that have come into sight: at first all of them, then those of a quarter of the batches in sight."""
-        if not self._windows:
-            return []
-        reach = min(self._submitted + self._windows * self.stride + 1, self._end)
-        in_sight = -(-(reach - self._announced) // self.stride)
-        if in_sight <= 0 or (in_sight < self._windows // 4 and reach < self._end):
-            return []
-        rows = [self._plan.rank_rows(self._announced + window * self.stride) for window in range(in_sight)]
-        self._announced += in_sight * self.stride
-        return rows
-
-    def _request(self, core: _core.Loader, position: int, rows: int, ahead: Sequence[tuple[int, int]] = ()) -> None:
-        facts, facts_address = self._facts.take(rows)
-        tokens = self._empty(rows)
-        targets = self._empty(rows) if self._targets else self._no_targets(rows)
-        addresses = (facts_address, self._out, tokens.data_ptr(), targets.data_ptr() if self._targets else 0)
-        core.submit(position, rows, *addresses, (facts, tokens, targets), ahead)
-
-    def _empty(self, rows: int) -> Tensor:
-        if self._pin:  # PyTorch itself uses page-locked memory again
-            return torch.empty((rows, self._chunk_tokens), dtype=OUT_TYPES[self._out], pin_memory=True)
-        return torch.from_numpy(self._memory.take(rows))
-
-    def _no_targets(self, rows: int) -> Tensor:
-        return self._nothing if rows == self._rows else self._nothing[:rows]
+    def _take(self, core: _core.Loader) -> Buffers:
+        ids, tokens, targets = core.next()
+        if not self._pin:
+            tokens = torch.from_numpy(tokens)
+            targets = None if targets is None else torch.from_numpy(targets)
+        if targets is None:
+            targets = self._nothing if len(ids) == self._rows else self._nothing[: len(ids)]
+        return ids, tokens, targets
 
     def _read_with_substitutes(self) -> Buffers:
         """The next batch, from the chunks that stand for bad ones; one of them may turn out to be bad too."""
@@ -142,13 +133,25 @@ class Stream:
         ids = self._order.chunks_at(position, rows)
         while True:
             order = _core.RankedOrder(self._substitutes.replace(ids), rows, [(0, rows, "forward", 1)], 0)
-            core = _core.Loader(self._shards, order, self._verify, 0)
-            self._request(core, 0, rows)
+            core = self._loader(order, threads=0, in_work=1, sight=0)
+            core.plan([(0, rows)])
             try:
-                buffers: Buffers = core.next()
-                return buffers
+                return self._take(core)
             except CorruptShardError as error:
                 self._substitutes.add(error)
+
+
+def _allocate_pinned(chunk_tokens: int, reading: Reading) -> Callable[[int], tuple[Tensor, int, Tensor | None, int]]:
+    """What gives page-locked tokens and targets, each with its address; PyTorch itself uses such memory again."""
+
+    def allocate(rows: int) -> tuple[Tensor, int, Tensor | None, int]:
+        def empty() -> Tensor:
+            return torch.empty((rows, chunk_tokens), dtype=OUT_TYPES[reading.out], pin_memory=True)
+
+        tokens, targets = empty(), empty() if reading.targets else None
+        return tokens, tokens.data_ptr(), targets, 0 if targets is None else targets.data_ptr()
+
+    return allocate
 
 
 def check_out(out: str | None, ds: Dataset) -> str:

@@ -95,11 +95,9 @@ std::shared_ptr<const Order> shuffled() {
 }
 
 struct Batch {
-  explicit Batch(size_t rows)
-      : ids(rows), facts(kDescribed * rows), tokens(rows * kChunkTokens), targets(rows * kChunkTokens) {}
+  explicit Batch(size_t rows) : ids(rows), tokens(rows * kChunkTokens), targets(rows * kChunkTokens) {}
   GatherOut out() { return {OutType::i64, tokens.data(), targets.data()}; }
   std::vector<uint64_t> ids;
-  std::vector<int64_t> facts;
   std::vector<int64_t> tokens;
   std::vector<int64_t> targets;
 };
@@ -113,7 +111,7 @@ TEST_CASE("batches hold the rows of the order, in the order asked for, with any 
     Loader loader(shard.open(), order, true, threads);
     std::vector<Batch> batches(30, Batch(7));
     for (size_t b = 0; b < batches.size(); ++b) {
-      loader.submit(b * 7, batches[b].ids, batches[b].facts, batches[b].out());
+      loader.submit(b * 7, batches[b].ids, batches[b].out());
     }
     for (size_t b = 0; b < batches.size(); ++b) {
       CHECK(loader.pending() == batches.size() - b);
@@ -122,12 +120,22 @@ TEST_CASE("batches hold the rows of the order, in the order asked for, with any 
       order->chunks_at(b * 7, expected);
       CHECK(batches[b].ids == expected);
       for (size_t row = 0; row < 7; ++row) {
-        CHECK(batches[b].facts[7 + row] == static_cast<int64_t>(kChunks - 1 - expected[row]));
-        CHECK(batches[b].facts[21 + row] == kChunkTokens);
         CHECK(batches[b].tokens[row * kChunkTokens + 3] == static_cast<int64_t>(expected[row] * kChunkTokens + 3));
         CHECK(batches[b].targets[row * kChunkTokens + 3] == static_cast<int64_t>(expected[row] * kChunkTokens + 4));
       }
     }
+  }
+}
+
+TEST_CASE("chunks are described from the columns, row by row") {
+  const OneShard shard;
+  const std::vector<uint64_t> ids = {3, 0, 39};
+  std::vector<int64_t> facts(kDescribed * ids.size(), -1);
+  describe_chunks(*shard.open(), ids, facts);
+  for (size_t row = 0; row < ids.size(); ++row) {
+    CHECK(facts[row] == 0);
+    CHECK(facts[3 + row] == static_cast<int64_t>(kChunks - 1 - ids[row]));
+    CHECK(facts[9 + row] == kChunkTokens);
   }
 }
 
@@ -138,7 +146,7 @@ TEST_CASE("a corrupt chunk raises at its batch, and at no other") {
     Loader loader(shard.open(), shuffled(), true, threads);
     std::vector<Batch> batches(10, Batch(4));
     for (size_t b = 0; b < batches.size(); ++b) {
-      loader.submit(b * 4, batches[b].ids, batches[b].facts, batches[b].out());
+      loader.submit(b * 4, batches[b].ids, batches[b].out());
     }
     int raised = 0;
     for (Batch& batch : batches) {
@@ -163,7 +171,7 @@ TEST_CASE("a loader can be dropped with batches in work") {
     std::vector<Batch> batches(8, Batch(5));
     Loader loader(set, shuffled(), false, 3);
     for (Batch& batch : batches) {
-      loader.submit(0, batch.ids, batch.facts, batch.out());
+      loader.submit(0, batch.ids, batch.out());
     }
     loader.next();
   }

@@ -99,7 +99,7 @@ TEST_CASE("announced chunks come into memory, in every shard, and no others") {
     MESSAGE("the file system keeps its pages: nothing to see here");
     return;
   }
-  LookAhead look_ahead(shards.set);
+  LookAhead look_ahead(shards.set, 0);
   const std::vector<std::uint64_t> ids = {900, 10, 599, 600, 500, 300, 11, 1199, 700};
   look_ahead.announce(ids);
   for (const std::uint64_t id : ids) CHECK(becomes_resident(shards, id));
@@ -108,10 +108,25 @@ TEST_CASE("announced chunks come into memory, in every shard, and no others") {
   }
 }
 
+TEST_CASE("of a set that fits in memory the blocks are asked for in which the chunks lie") {
+  const TemporaryFolder folder;
+  const TwoShards shards(folder.path());
+  if (!shards.is_cold()) {
+    MESSAGE("the file system keeps its pages: nothing to see here");
+    return;
+  }
+  LookAhead look_ahead(shards.set, std::uint64_t{1} << 30);
+  const std::uint64_t block = LookAhead::kBlockBytes / (2 * kTokens);
+  look_ahead.announce(std::vector<std::uint64_t>{2 * kChunks - 1, block + 1});
+  const std::uint64_t last = kChunks + kChunks / block * block;  // where the last block of the second shard begins
+  for (const std::uint64_t id : {block, 2 * block - 1, last, 2 * kChunks - 1}) CHECK(becomes_resident(shards, id));
+  for (const std::uint64_t id : {block - 1, 2 * block, last - 1}) CHECK_FALSE(shards.is_resident(id));
+}
+
 TEST_CASE("a shard is read at random or with the kernel's own read-ahead, as the window has it") {
   const TemporaryFolder folder;
   const TwoShards shards(folder.path());
-  LookAhead look_ahead(shards.set);
+  LookAhead look_ahead(shards.set, 0);
   std::vector<std::uint64_t> forward(64);
   std::iota(forward.begin(), forward.end(), std::uint64_t{500});
   std::vector<std::uint64_t> scattered(64);
@@ -133,7 +148,7 @@ TEST_CASE("a shard is read at random or with the kernel's own read-ahead, as the
 TEST_CASE("nothing is asked for where all that is looked at is in memory") {
   const TemporaryFolder folder;
   const TwoShards shards(folder.path());
-  LookAhead look_ahead(shards.set);
+  LookAhead look_ahead(shards.set, 0);
   if (!shards.is_cold()) {
     MESSAGE("the file system keeps its pages: nothing to see here");
     return;
@@ -149,11 +164,35 @@ TEST_CASE("nothing is asked for where all that is looked at is in memory") {
   CHECK(becomes_resident(shards, 450));
 }
 
+TEST_CASE("the first batch says how chunks are read, until a window does, and also of shards that are mapped later") {
+  const TemporaryFolder folder;
+  const TwoShards shards(folder.path());
+  LookAhead look_ahead(shards.set, 0);
+  shards.set->check_payload(0);
+  if (map_flags(folder / "a").empty()) {
+    MESSAGE("the kernel does not show the flags of a map");
+    return;
+  }
+  look_ahead.expect(std::vector<std::uint64_t>{3, 700, 20});
+  CHECK(is_read_at_random(folder / "a"));
+  shards.set->check_payload(700);
+  CHECK(is_read_at_random(folder / "b"));
+  look_ahead.expect(std::vector<std::uint64_t>{3, 4, 5});
+  CHECK(is_read_at_random(folder / "a"));
+
+  const TemporaryFolder other;
+  const TwoShards small(other.path());
+  LookAhead roomy(small.set, std::uint64_t{1} << 30);
+  roomy.expect(std::vector<std::uint64_t>{3, 700, 20});
+  small.set->check_payload(0);
+  CHECK_FALSE(is_read_at_random(other / "a"));
+}
+
 TEST_CASE("a shard that is gone is no error of the announcement") {
   const TemporaryFolder folder;
   const TwoShards shards(folder.path());
   std::filesystem::remove(folder / "b");
-  LookAhead look_ahead(shards.set);
+  LookAhead look_ahead(shards.set, 0);
   look_ahead.announce(std::vector<std::uint64_t>{700, 800, 900});
   CHECK_THROWS_AS(shards.set->check_payload(800), FileError);
 }

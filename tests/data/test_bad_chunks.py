@@ -195,7 +195,19 @@ def test_a_fault_of_a_whole_section_raises(sound, tmp_path):
     shutil.copytree(sound.path, tmp_path / "set")
     shard = sound.manifest.shards[1]
     flip_bit(tmp_path / "set" / shard.name, sound.column("doc_id")[shard.base : shard.base + shard.chunks].tobytes())
+    batches = list(make(fluxcore.data.open(tmp_path / "set")))
+    assert [batch.meta.chunk_ids.tolist() for batch in batches] == ids_of(make(sound))
+    assert all(torch.equal(batch.tokens, whole.tokens) for batch, whole in zip(batches, make(sound), strict=True))
     with pytest.raises(CorruptShardError, match="doc_id"):
+        [batch.meta.doc_id for batch in batches]
+
+
+def test_a_fault_of_the_next_tokens_raises(sound, tmp_path):
+    shutil.copytree(sound.path, tmp_path / "set")
+    shard = sound.manifest.shards[1]
+    after = sound._core.column(1, "next_token")
+    flip_bit(tmp_path / "set" / shard.name, after.tobytes())
+    with pytest.raises(CorruptShardError, match="next_token"):
         list(make(fluxcore.data.open(tmp_path / "set")))
 
 

@@ -13,7 +13,8 @@ from support.data_sets import write_data_set
 
 import fluxcore.data
 from fluxcore.data import Filter, Loader, Order, ShardWriter
-from fluxcore.data.facts import FACTS
+
+FACTS = ("chunk_ids", "source", "doc_id", "doc_offset", "valid_len")
 
 
 def make(ds, order=None, **options):

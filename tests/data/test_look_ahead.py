@@ -1,5 +1,6 @@
-"""What a stream announces to the kernel: every batch once, some batches before it is read."""
+"""What a stream asks of the C++ loader, which announces batches to the kernel before it reads them."""
 
+import numpy as np
 import pytest
 from support.data_sets import write_data_set
 
@@ -7,49 +8,45 @@ from fluxcore.data import Loader, Order, stream
 
 
 class Recorder:
-    """Stands for the C++ loader: keeps what is asked for, and hands it out unread."""
+    """Stands for the C++ loader: keeps what is planned, and hands it out unread."""
 
-    def __init__(self, *_):
-        self.requests = []
-        self.owners = []
+    def __init__(self, *_, in_work, sight, **__):
+        self.in_work, self.sight = in_work, sight
+        self.planned, self.left = [], []
         Recorder.last = self
 
-    def submit(self, position, rows, *rest):
-        *_, owner, ahead = rest
-        self.requests.append(((position, rows), ahead))
-        self.owners.append(owner)
+    def plan(self, batches):
+        self.planned += batches
 
     def next(self):
-        return self.owners.pop(0)
+        self.left.append(len(self.planned) - len(self.left))
+        return np.zeros(1, np.int64), np.zeros((1, 1), np.int64), None
 
 
 @pytest.mark.parametrize("look_ahead", [1, 8, 20, 1000])
 @pytest.mark.parametrize(("world_size", "stride"), [(1, 1), (2, 1), (1, 3)])
-def test_every_batch_is_announced_once_and_in_time(ds, monkeypatch, look_ahead, world_size, stride):
+def test_batches_are_planned_before_they_come_into_sight(ds, monkeypatch, look_ahead, world_size, stride):
     monkeypatch.setattr(stream._core, "Loader", Recorder)
-    options = {"global_batch_size": 4, "world_size": world_size, "rank": world_size - 1, "drop_last": False}
-    loader = Loader(ds, Order.shuffled(), look_ahead=look_ahead, prefetch=2, **options)
+    monkeypatch.setattr(stream, "_PLANNED", 3)
+    options = {"global_batch_size": 4, "world_size": world_size, "rank": world_size - 1, "epochs": 5}
+    loader = Loader(ds, Order.shuffled(), look_ahead=look_ahead, prefetch=2, drop_last=False, **options)
     for _ in loader._every(stride):
         pass
-    requests = Recorder.last.requests
-    read = [place for place, _ in requests]
-    assert len(read) == -(-13 // stride)
-    announced = [place for _, ahead in requests for place in ahead]
-    assert announced == read[1:]
-    windows = -(-look_ahead // (4 // world_size))
-    seen = 1
-    for number, (_, ahead) in enumerate(requests):
-        seen += len(ahead)
-        in_sight = min(number + 1 + windows, len(read))
-        assert in_sight - max(windows // 4 - 1, 0) <= seen <= in_sight
-        assert seen == in_sight or in_sight < len(read)
+    recorder = Recorder.last
+    steps = range(0, len(loader), stride)
+    assert recorder.planned == [loader._plan.rank_rows(step) for step in steps]
+    assert (recorder.in_work, recorder.sight) == (2, -(-look_ahead // (4 // world_size)))
+    wanted = recorder.in_work + recorder.sight
+    for given, left in enumerate(recorder.left):
+        assert left >= min(wanted, len(steps) - given)
+        assert left <= max(wanted + 3, 1)
 
 
 @pytest.mark.parametrize("options", [{"look_ahead": 0}, {"threads": 0}], ids=str)
 def test_nothing_is_announced_where_nothing_is_to_be_read_ahead(ds, monkeypatch, options):
     monkeypatch.setattr(stream._core, "Loader", Recorder)
     list(Loader(ds, Order.shuffled(), global_batch_size=5, **options))
-    assert all(ahead == [] for _, ahead in Recorder.last.requests)
+    assert Recorder.last.sight == 0
 
 
 @pytest.mark.parametrize("look_ahead", [0, 3, 1000])
