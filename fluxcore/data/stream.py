@@ -112,7 +112,7 @@ class Stream:
         return buffers
 
     def _plan_more(self) -> None:
-        """Give the loader the batches in sight and some more: one at a time would take as long as a tenth of a copy."""
+        """Give the loader the batches in sight and some more, so that most calls of `next` plan nothing."""
         reach = min(self.step + self._in_sight + _PLANNED * self.stride, self._end)
         steps = range(self._planned, reach, self.stride)
         self._core.plan([self._plan.rank_rows(step) for step in steps])
