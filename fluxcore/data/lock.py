@@ -17,12 +17,17 @@ class WriterLock:
 
     The file stays: removing it would let a third writer lock another file of the same name.
 
+    Args:
+        folder: the folder.
+        shared: keep out those that want it alone, and let others in that share it, each with a lock of its own for
+            what it writes.
     Raises:
         DatasetLockedError: another writer holds it; the message names its process and host.
         OSError: the lock file cannot be opened.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+        self._shared = shared
         path = folder / LOCK_NAME
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
@@ -33,7 +38,7 @@ class WriterLock:
 
     def _take(self, folder: Path) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._fd, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DatasetLockedError(
                 f"`{folder}` is being written to by {self._holder()}"

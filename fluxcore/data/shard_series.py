@@ -40,15 +40,21 @@ def remove_unlisted(folder: Path, manifest: Manifest | None, *, keep: Collection
 class ShardSeries:
     """Spreads chunks over shards of at most `shard_bytes` each.
 
+    Args:
+        folder: where they are written.
+        manifest: describes the data set.
+        shard_bytes: size at which a new shard is begun.
+        first: number of the first shard; others write the full ones before it.
     Raises:
         ValueError: `shard_bytes` is out of range, or too small for one chunk.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, shard_bytes: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, shard_bytes: int, *, first: int = 0) -> None:
         self._folder = folder
         self._manifest = manifest
         self._types = {**STANDARD_COLUMNS, **{name: info.dtype for name, info in manifest.columns.items()}}
         self._capacity = self._chunks_within(shard_bytes)
+        self._first = first
         self._shards: list[ShardInfo] = []
         self._writer: _core.ShardWriter | None = None
         self._scores: dict[str, list[Array]] = {}
@@ -68,22 +74,34 @@ class ShardSeries:
         fixed, chunk = self._sizes()
         return -(-chunks // self._capacity) * fixed + chunks * chunk
 
-    def adopt(self) -> int:
+    @property
+    def _number(self) -> int:
+        """Of the shard that comes next."""
+        return self._first + len(self._shards)
+
+    def adopt(self, total: int | None = None) -> int:
         """Take over the full shards that an interrupted writer of the very same data set finished.
 
         Its UUID tells the same data set: it must follow from all that goes into the shards. Returns their chunks.
+
+        Args:
+            total: chunks that the series will have, where it is known: its last shard is then taken over too, and
+                none behind it.
         """
-        while (path := self._folder / shard_name(len(self._shards))).is_file():
+        done = 0
+        while done != total and (path := self._folder / shard_name(self._number)).is_file():
+            chunks = self._capacity if total is None else min(self._capacity, total - done)
             try:
                 shard = _core.Sidecar(path)
                 found = (shard.is_sidecar, shard.uuid.hex(), shard.shard_number, shard.chunk_count)
-                if found != (False, self._manifest.uuid, len(self._shards), self._capacity):
+                if found != (False, self._manifest.uuid, self._number, chunks):
                     break
                 scores = {name: shard.column(name) for name in self._manifest.columns}
             except (CorruptShardError, ValueError, KeyError):
                 break  # it is written again, and the ones behind it
-            self._list_shard(shard.size, shard.chunk_count, shard.root, scores)
-        return sum(info.chunks for info in self._shards)
+            self._list_shard(shard.size, chunks, shard.root, scores)
+            done += chunks
+        return done
 
     def _sizes(self) -> tuple[int, int]:
         """Bytes of a shard without chunks, at most, and of a chunk in it."""
@@ -118,7 +136,7 @@ class ShardSeries:
 
     def _begin(self) -> _core.ShardWriter:
         manifest = self._manifest
-        number = len(self._shards)
+        number = self._number
         self._scores = {name: [] for name in manifest.columns}
         self._writer = _core.ShardWriter(
             self._folder / shard_name(number),
@@ -148,10 +166,10 @@ class ShardSeries:
         key = None if self._manifest.sorted_by is None else scores[self._manifest.sorted_by.column]
         self._shards.append(
             ShardInfo(
-                name=shard_name(len(self._shards)),
+                name=shard_name(self._number),
                 bytes=size,
                 chunks=chunks,
-                base=sum(shard.chunks for shard in self._shards[-1:]) + (self._shards[-1].base if self._shards else 0),
+                base=self._number * self._capacity,  # all before it are full
                 root=root.hex(),
                 first_key=None if key is None else float(key[0]),
                 last_key=None if key is None else float(key[-1]),
@@ -173,6 +191,6 @@ class ShardSeries:
     def discard(self) -> None:
         """Take away every file of this series."""
         self.discard_unfinished()
-        for number in range(len(self._shards)):
-            (self._folder / shard_name(number)).unlink(missing_ok=True)
+        for shard in self._shards:
+            (self._folder / shard.name).unlink(missing_ok=True)
         self._shards = []
