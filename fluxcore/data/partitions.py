@@ -2,8 +2,8 @@
 
 Keys are read run by run. Of each sorted run every s-th key is kept; once all that were kept are sorted, the bounds
 stand at equal distances among them. A range that holds w kept keys has at most (w + runs) * s keys, whatever the
-values and however many are alike: hence a partition never takes more memory than it may. Then the keys are read once
-more and appended to the files of their ranges, a few bytes a chunk; the payload is not touched.
+values and however many are alike: hence ranking a partition never takes more memory than it may. Then the keys are
+read once more and appended to the files of their ranges, a few bytes a chunk; the payload is not touched.
 """
 
 import json
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from fluxcore import _core
 from fluxcore.data.chunk_checks import Array
-from fluxcore.data.dataset import Dataset
 from fluxcore.data.manifest import SortKey
+from fluxcore.data.parts import Parts
 from fluxcore.data.sort_keys import RECORD, Records, as_bytes, rank_records, read_records
 from fluxcore.data.sort_memory import SortMemory
 from fluxcore.durable import sync
@@ -54,18 +54,23 @@ class Partition:
             )
         return np.frombuffer(data, RECORD)
 
+    def ranked(self) -> NDArray[np.uint64]:
+        """Its chunk ids in sorted order."""
+        records = self.read()
+        return records["chunk"][rank_records(records)].astype(np.uint64)
+
 
 def open_partitions(
-    folder: Path, ds: Dataset, key: SortKey, memory: SortMemory, *, identity: str
+    folder: Path, parts: Parts, key: SortKey, memory: SortMemory, *, identity: str
 ) -> tuple[Partition, ...]:
-    """The partitions of `ds` in `folder`, those of a run that was cut off if they are there.
+    """The partitions of `parts` in `folder`, those of a run that was cut off if they are there.
 
     Args:
         folder: for nothing but them; what else stands in it is removed.
-        ds: the data set.
+        parts: what is sorted.
         key: the order.
         memory: chunks of a partition and of a run.
-        identity: names data set and order; partitions of another one are made anew.
+        identity: names data sets and order; partitions of another one are made anew.
     Raises:
         CorruptShardError: a column is not what was written.
         OSError: the folder cannot be written to.
@@ -73,10 +78,11 @@ def open_partitions(
     facts: dict[str, Any] = {"identity": identity, "partition": memory.partition, "run": memory.run}
     plan = _read_plan(folder)
     if plan is None or {name: plan.get(name) for name in facts} != facts:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
-        bounds = _find_bounds(ds, key, memory)
-        plan = facts | {"files": _distribute(folder, ds, key, memory, bounds)}
+        bounds = _find_bounds(parts, key, memory)
+        plan = facts | {"files": _distribute(folder, parts, key, memory, bounds)}
         sync(folder)
         _core.publish_file(folder / _PLAN_FILE, json.dumps(plan).encode())
     return tuple(Partition(_file(folder, n), chunks, crc) for n, (chunks, crc) in enumerate(plan["files"]))
@@ -90,8 +96,7 @@ def keys_bytes(chunks: int) -> int:
 def ranked_ids(partitions: tuple[Partition, ...]) -> Iterator[NDArray[np.uint64]]:
     """All chunk ids in sorted order, a partition at a time."""
     for partition in partitions:
-        records = partition.read()
-        yield records["chunk"][rank_records(records)].astype(np.uint64)
+        yield partition.ranked()
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:
@@ -102,33 +107,33 @@ def _read_plan(folder: Path) -> dict[str, Any] | None:
     return plan if isinstance(plan, dict) else None
 
 
-def _runs(ds: Dataset, key: SortKey, memory: SortMemory) -> Iterator[Records]:
-    for start in range(0, len(ds), memory.run):
-        yield read_records(ds, key, start, min(start + memory.run, len(ds)))
+def _runs(parts: Parts, key: SortKey, memory: SortMemory) -> Iterator[Records]:
+    for start in range(0, len(parts), memory.run):
+        yield read_records(parts, key, start, min(start + memory.run, len(parts)))
 
 
-def _find_bounds(ds: Dataset, key: SortKey, memory: SortMemory) -> Array:
+def _find_bounds(parts: Parts, key: SortKey, memory: SortMemory) -> Array:
     """Highest keys of all partitions but the last, ascending."""
-    stride = memory.stride(len(ds))
-    kept = [np.sort(as_bytes(run))[stride - 1 :: stride] for run in _runs(ds, key, memory)]
+    stride = memory.stride(len(parts))
+    kept = [np.sort(as_bytes(run))[stride - 1 :: stride] for run in _runs(parts, key, memory)]
     samples = np.sort(np.concatenate(kept)) if kept else np.empty(0, f"S{RECORD.itemsize}")
     # Where every key was kept, the distance is exact.
-    apart = memory.partition if stride == 1 else memory.partition // stride - memory.runs(len(ds))
+    apart = memory.partition if stride == 1 else memory.partition // stride - memory.runs(len(parts))
     return samples[apart - 1 :: apart]
 
 
-def _distribute(folder: Path, ds: Dataset, key: SortKey, memory: SortMemory, bounds: Array) -> list[tuple[int, int]]:
+def _distribute(folder: Path, parts: Parts, key: SortKey, memory: SortMemory, bounds: Array) -> list[tuple[int, int]]:
     """Write the files; returns chunks and CRC of each."""
     paths = [_file(folder, number) for number in range(len(bounds) + 1)]
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("wb", buffering=0)) for path in paths]
-        for run in _runs(ds, key, memory):
+        for run in _runs(parts, key, memory):
             numbers = np.searchsorted(bounds, as_bytes(run), side="left")
             order = np.argsort(numbers, kind="stable")  # so that chunk ids ascend in each file
             ends = np.searchsorted(numbers[order], np.arange(len(paths)), side="right")
-            parts = np.split(run[order], ends[:-1])
-            for path, file, part in zip(paths, files, parts, strict=True):
-                _write(path, file, part.tobytes())
+            pieces = np.split(run[order], ends[:-1])
+            for path, file, piece in zip(paths, files, pieces, strict=True):
+                _write(path, file, piece.tobytes())
     described = []
     for path in paths:
         sync(path)

@@ -1,22 +1,39 @@
 """Rank the chunks of a data set by a column."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluxcore import _core
 from fluxcore.data.chunk_checks import Array
-from fluxcore.data.dataset import Dataset
-from fluxcore.data.manifest import SortKey
+from fluxcore.data.manifest import Manifest, SortKey
 
 TIE_BREAK = ("source", "doc_id", "doc_offset")
 """Columns that settle which of two equal values comes first; behind them the chunk id."""
 _INDEX = "order:"
 
 
+class Ranked(Protocol):
+    """What is ranked: a data set, or several in a row."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Says how the chunks are sorted already."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns."""
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> Array:
+        """A column of all chunks, [len]."""
+
+
 def rank_chunks(
-    ds: Dataset, column: str, *, descending: bool = False, subset: NDArray[np.uint64] | None = None
+    ds: Ranked, column: str, *, descending: bool = False, subset: NDArray[np.uint64] | None = None
 ) -> NDArray[np.uint64] | None:
     """Chunk ids by (`column`, source, document id, document offset, chunk id), or None for the identity.
 
@@ -42,7 +59,7 @@ def rank_chunks(
     return permutation if subset is None else subset[permutation]
 
 
-def check_column(ds: Dataset, column: str) -> None:
+def check_column(ds: Ranked, column: str) -> None:
     """Check that there is such a column.
 
     Raises:
@@ -51,6 +68,20 @@ def check_column(ds: Dataset, column: str) -> None:
     if column not in ds.columns:
         raise ValueError(
             f"`column` must be a column of the data set ({', '.join(ds.columns)}), got {column!r}"
+            "\n\nScores are added by `fluxcore score` or `Dataset.add_column`."
+        )
+
+
+def check_score(ds: Ranked, column: str) -> None:
+    """Check that there is such a score.
+
+    Raises:
+        ValueError: there is none; the message lists them.
+    """
+    scores = [name for name, info in ds.manifest.columns.items() if info.dtype == "float32"]
+    if column not in scores:
+        raise ValueError(
+            f"`column` must be a score of the data set ({', '.join(scores) or 'it has none'}), got {column!r}"
             "\n\nScores are added by `fluxcore score` or `Dataset.add_column`."
         )
 
@@ -65,7 +96,7 @@ def is_index(column: str) -> bool:
     return column.startswith(_INDEX)
 
 
-def _read_index(ds: Dataset, name: str, subset: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
+def _read_index(ds: Ranked, name: str, subset: NDArray[np.uint64] | None) -> NDArray[np.uint64]:
     index = ds.column(name)
     seen = np.zeros(len(ds), dtype=bool)
     if index.dtype.kind == "u" and index.max(initial=0) < max(len(ds), 1):
@@ -84,7 +115,7 @@ def _read_index(ds: Dataset, name: str, subset: NDArray[np.uint64] | None) -> ND
 
 
 def _sort_keys(
-    ds: Dataset, column: str, descending: bool, subset: NDArray[np.uint64] | None
+    ds: Ranked, column: str, descending: bool, subset: NDArray[np.uint64] | None
 ) -> Iterator[NDArray[np.uint64]]:
     """Keys that order the chunks, the least significant first."""
     ties = [_take(ds, name, subset) for name in TIE_BREAK]
@@ -94,7 +125,7 @@ def _sort_keys(
     yield ordered_key(_take(ds, column, subset), descending=descending)
 
 
-def _take(ds: Dataset, name: str, subset: NDArray[np.uint64] | None) -> Array:
+def _take(ds: Ranked, name: str, subset: NDArray[np.uint64] | None) -> Array:
     values = ds.column(name)
     return values if subset is None else values[subset]
 

@@ -1,7 +1,7 @@
 """Write a data set anew, physically sorted by a column, or keep its chunks and write the order alone."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,14 +12,15 @@ from fluxcore import _core
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.dataset import open as open_data_set
 from fluxcore.data.lock import WriterLock
-from fluxcore.data.manifest import MANIFEST_NAME, SortKey
-from fluxcore.data.manifest import read as read_manifest
+from fluxcore.data.manifest import SortKey
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
 from fluxcore.data.partitions import WORK_FOLDER, keys_bytes, open_partitions, ranked_ids
-from fluxcore.data.ranking import check_column, index_name, is_index, rank_chunks
+from fluxcore.data.parts import Parts, Source, open_parts
+from fluxcore.data.ranking import check_column, check_score, index_name, rank_chunks
+from fluxcore.data.sort_identity import add_missing_columns, copy_bytes, is_sort_of, sorted_manifest
 from fluxcore.data.sort_memory import divide_memory
 from fluxcore.data.sort_rows import partition_rows, ranking_rows
-from fluxcore.data.sorted_copy import SortedCopy, copy_bytes, sorted_manifest
+from fluxcore.data.sorted_copy import SortedCopy
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class SortResult:
 
 
 def sort(
-    src: Dataset | str | PathLike[str],
+    src: Source | Sequence[Source],
     dst: str | PathLike[str],
     column: str,
     descending: bool = False,
@@ -48,12 +49,15 @@ def sort(
     `Order.sorted("original_index")` has that order back. Each chunk is read once and checked. The same sort of the same
     data set gives the same bytes, whatever the memory.
 
+    Several data sets become one: sources are united by name, and document ids and original indices of each go on behind
+    the highest of those before it, so that both stay unique.
+
     Nothing can be read at `dst` until all of it is there. A run that was killed, or that found the disk full, leaves
     its finished shards, and the same call goes on from them. When `dst` is already this sort of `src`, nothing is done.
     The room that all shards need is looked for first.
 
     Args:
-        src: a data set or its folder.
+        src: a data set or its folder, or several, alike in chunk length, token type, vocabulary, tokenizer and columns.
         dst: folder to write; new, or what an earlier call left or finished.
         column: name of a score.
         descending: highest first; ties stand as they do when ascending.
@@ -63,54 +67,60 @@ def sort(
         shard_bytes: size at which a new shard is begun.
         progress: called with (chunks done, chunks in all); those done by an earlier run count.
     Raises:
-        ValueError: no such score, `dst` is `src`, or `memory_bytes` is too little; the message says what would do.
+        ValueError: no such score, `dst` is a `src`, data sets that are not alike, or `memory_bytes` is too little; the
+            message says what would do.
         FileExistsError: another data set stands at `dst`.
         DatasetLockedError: another process is writing to `dst`.
         CorruptShardError: a chunk of `src` is not what was written.
         OSError: writing failed, or there is too little room for it.
     """
-    ds = src if isinstance(src, Dataset) else open_data_set(src)
+    parts = open_parts(src)
     target = Path(dst)
-    if target.resolve() == ds.path.resolve():
-        raise ValueError(f"`dst` must be another folder than `src`, got {target}")
-    _check_score(ds, column)
+    check_target(parts, target)
+    check_score(parts, column)
     key = SortKey(column=column, descending=descending)
-    if _is_sort_of(target, ds, key):
-        return SortResult(target, len(ds), already_sorted=not _add_missing_columns(ds, target))
+    if is_sort_of(target, parts, key):
+        return SortResult(target, len(parts), already_sorted=not add_missing_columns(parts, target))
     report = progress or (lambda _done, _total: None)
-    manifest = sorted_manifest(ds, key, shard_bytes)
-    work_bytes = 0 if memory_bytes is None else keys_bytes(len(ds))
-    with SortedCopy(target, manifest, shard_bytes, len(ds), work_bytes) as copy:
-        report(copy.kept, len(ds))
+    manifest = sorted_manifest(parts, key, shard_bytes)
+    names = list(manifest.columns)
+    work_bytes = 0 if memory_bytes is None else keys_bytes(len(parts))
+    with SortedCopy(target, manifest, shard_bytes, len(parts), work_bytes) as copy:
+        report(copy.kept, len(parts))
         if memory_bytes is None:
-            rows = ranking_rows(ds, rank_chunks(ds, column, descending=descending), list(manifest.columns), copy.kept)
+            rows = ranking_rows(parts, rank_chunks(parts, column, descending=descending), names, copy.kept)
         else:
-            along = (*STANDARD_COLUMNS, *manifest.columns)
-            memory = divide_memory(ds, along, memory_bytes, shard_chunks=copy.shard_chunks)
-            partitions = open_partitions(copy.work_folder, ds, key, memory, identity=manifest.uuid)
-            rows = partition_rows(ds, partitions, list(manifest.columns), copy.kept, batch=memory.batch)
-        done = copy.kept
-        for block in rows:
-            copy.append(block)
-            done += len(block["tokens"])
-            report(done, len(ds))
+            memory = divide_memory(parts, (*STANDARD_COLUMNS, *names), memory_bytes, shard_chunks=copy.shard_chunks)
+            partitions = open_partitions(copy.work_folder, parts, key, memory, identity=manifest.uuid)
+            rows = partition_rows(parts, partitions, names, memory, start=copy.kept, stop=len(parts))
+        copy.write(rows, lambda done: report(done, len(parts)))
         copy.publish()
-    _add_missing_columns(ds, target)
-    return SortResult(target, len(ds), already_sorted=False)
+    add_missing_columns(parts, target)
+    return SortResult(target, len(parts), already_sorted=False)
+
+
+def check_target(parts: Parts, target: Path) -> None:
+    """Check that a sort does not write over what it reads.
+
+    Raises:
+        ValueError: it would.
+    """
+    if target.resolve() in [ds.path.resolve() for ds in parts.data]:
+        raise ValueError(f"`dst` must be another folder than `src`, got {target}")
 
 
 def sort_disk_bytes(
-    src: Dataset | str | PathLike[str], column: str, *, memory_bytes: int | None = None, shard_bytes: int = 1 << 30
+    src: Source | Sequence[Source], column: str, *, memory_bytes: int | None = None, shard_bytes: int = 1 << 30
 ) -> int:
     """What `sort` takes on the disk at most, its temporary files included.
 
     Raises:
         ValueError: no such score, or `shard_bytes` is out of range.
     """
-    ds = src if isinstance(src, Dataset) else open_data_set(src)
-    _check_score(ds, column)
-    manifest = sorted_manifest(ds, SortKey(column=column, descending=False), shard_bytes)
-    return copy_bytes(manifest, shard_bytes, len(ds)) + (0 if memory_bytes is None else keys_bytes(len(ds)))
+    parts = open_parts(src)
+    check_score(parts, column)
+    manifest = sorted_manifest(parts, SortKey(column=column, descending=False), shard_bytes)
+    return copy_bytes(manifest, shard_bytes, len(parts)) + (0 if memory_bytes is None else keys_bytes(len(parts)))
 
 
 def sort_index(
@@ -148,45 +158,17 @@ def sort_index(
         ds.add_column(name, ids.astype(dtype), definition=definition)
         return SortResult(ds.path, len(ds), already_sorted=False)
     key = SortKey(column=column, descending=descending)
-    memory = divide_memory(ds, (), memory_bytes, shard_chunks=0)
+    parts = Parts([ds])
+    memory = divide_memory(parts, (), memory_bytes, shard_chunks=0)
     work = ds.path / WORK_FOLDER
     with WriterLock(ds.path):
-        partitions = open_partitions(work, ds, key, memory, identity=f"{ds.manifest.hash} {name}")
+        partitions = open_partitions(work, parts, key, memory, identity=f"{ds.manifest.hash} {name}")
         ids_file = work / "ids"
         with ids_file.open("wb") as file:
-            for part in ranked_ids(partitions):
-                file.write(part.astype(dtype).tobytes())
+            for ranked in ranked_ids(partitions):
+                file.write(ranked.astype(dtype).tobytes())
     ids = np.memmap(ids_file, dtype, "r") if len(ds) else np.empty(0, dtype)
     ds.add_column(name, ids, definition=definition)
-    shutil.rmtree(work, ignore_errors=True)
+    del ids  # an open file cannot be removed everywhere
+    shutil.rmtree(work)
     return SortResult(ds.path, len(ds), already_sorted=False)
-
-
-def _is_sort_of(target: Path, ds: Dataset, key: SortKey) -> bool:
-    if not (target / MANIFEST_NAME).exists():
-        return False
-    manifest = read_manifest(target)
-    return manifest.sorted_by == key and manifest.parent == ds.manifest.hash
-
-
-def _add_missing_columns(ds: Dataset, target: Path) -> bool:
-    """Add the columns that did not fit into the shards, where they are missing; whether there were any."""
-    copy = open_data_set(target)
-    infos = {name: info for name, info in ds.manifest.columns.items() if not is_index(name)}
-    missing = {name: info.definition for name, info in infos.items() if name not in copy.columns}
-    if missing:
-        # Both sets know a chunk by its original index.
-        ours, theirs = ds.column("original_index"), copy.column("original_index")
-        by_index = np.argsort(ours)
-        rows = by_index[np.searchsorted(ours[by_index], theirs)]
-        copy.add_columns({name: ds.column(name)[rows] for name in missing}, missing)
-    return bool(missing)
-
-
-def _check_score(ds: Dataset, column: str) -> None:
-    scores = [name for name, info in ds.manifest.columns.items() if info.dtype == "float32"]
-    if column not in scores:
-        raise ValueError(
-            f"`column` must be a score of the data set ({', '.join(scores) or 'it has none'}), got {column!r}"
-            "\n\nScores are added by `fluxcore score` or `Dataset.add_column`."
-        )

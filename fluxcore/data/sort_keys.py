@@ -5,9 +5,8 @@ from numpy.typing import NDArray
 
 from fluxcore import _core
 from fluxcore.data.chunk_checks import Array
-from fluxcore.data.column_parts import take_columns
-from fluxcore.data.dataset import Dataset
 from fluxcore.data.manifest import SortKey
+from fluxcore.data.parts import Parts
 from fluxcore.data.ranking import TIE_BREAK, ordered_key
 
 RECORD = np.dtype([("key", ">u8"), ("source", ">u2"), ("doc_id", ">u8"), ("doc_offset", ">u4"), ("chunk", ">u8")])
@@ -16,10 +15,10 @@ RECORD = np.dtype([("key", ">u8"), ("source", ">u2"), ("doc_id", ">u8"), ("doc_o
 Records = NDArray[np.void]
 
 
-def read_records(ds: Dataset, key: SortKey, start: int, stop: int) -> Records:
+def read_records(parts: Parts, key: SortKey, start: int, stop: int) -> Records:
     """Keys of the chunks `start` to `stop`, in the order of their ids."""
     ids = np.arange(start, stop, dtype=np.uint64)
-    columns = take_columns(ds, (key.column, *TIE_BREAK), ids)
+    columns = parts.take((key.column, *TIE_BREAK), ids)
     records: Records = np.empty(stop - start, RECORD)
     records["key"] = ordered_key(columns[key.column], descending=key.descending)
     for name in TIE_BREAK:

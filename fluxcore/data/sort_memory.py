@@ -5,14 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fluxcore.data.dataset import Dataset
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
+from fluxcore.data.parts import Parts
 from fluxcore.data.sort_keys import RECORD
 
 MAX_PARTITIONS = 256
 """Files of keys that are open at once; the keys that are sampled to part them grow with its square."""
 _MAX_BATCH_BYTES = 16 << 20
-_RADIX_BYTES = 64  # a chunk: keys, two arrays of pairs, the ranking and its inverse
+_RANK_BYTES = RECORD.itemsize + 64  # a chunk whose key is ranked: its record, keys, two arrays of pairs, the ranking
+_PLACE_BYTES = 48  # a chunk that is held: its id, in both orders, its place, and what gathering it needs
 _RUN_BYTES = 2 * RECORD.itemsize + 64  # a chunk whose key is read: its record, sorted too, and the columns of it
 
 
@@ -21,7 +22,9 @@ class SortMemory:
     """Numbers of chunks."""
 
     partition: int
-    """Sorted at once, payload included."""
+    """Ranked at once, by their keys."""
+    block: int
+    """Held at once, payload included."""
     run: int
     """Keys read at once."""
     batch: int
@@ -38,19 +41,19 @@ class SortMemory:
         return -(-chunks // self.run)
 
 
-def row_bytes(ds: Dataset, columns: Iterable[str]) -> tuple[int, int]:
+def row_bytes(parts: Parts, columns: Iterable[str]) -> tuple[int, int]:
     """Bytes of a chunk: of its tokens and mask, and of its columns."""
-    types = STANDARD_COLUMNS | {name: info.dtype for name, info in ds.manifest.columns.items()}
-    mask = (ds.chunk_tokens + 7) // 8 if ds.manifest.token_mask else 0
-    payload = ds.chunk_tokens * ds.token_dtype.itemsize + mask
+    types = STANDARD_COLUMNS | {name: info.dtype for name, info in parts.manifest.columns.items()}
+    mask = (parts.chunk_tokens + 7) // 8 if parts.manifest.token_mask else 0
+    payload = parts.chunk_tokens * parts.token_dtype.itemsize + mask
     return payload, sum(np.dtype(types[name]).itemsize for name in columns)
 
 
-def divide_memory(ds: Dataset, columns: Iterable[str], memory_bytes: int, *, shard_chunks: int) -> SortMemory:
+def divide_memory(parts: Parts, columns: Iterable[str], memory_bytes: int, *, shard_chunks: int) -> SortMemory:
     """Divide `memory_bytes` among a shard's columns, which are held until it is written, and what is sorted at once.
 
     Args:
-        ds: what is sorted.
+        parts: what is sorted.
         columns: those that come along.
         memory_bytes: beyond what the process holds already; pages of the mapped files, which the system takes back
             when it needs them, do not count.
@@ -58,16 +61,17 @@ def divide_memory(ds: Dataset, columns: Iterable[str], memory_bytes: int, *, sha
     Raises:
         ValueError: it is too little; the message says how much would do.
     """
-    payload, in_columns = row_bytes(ds, columns)
-    mask = (ds.chunk_tokens + 7) // 8 if ds.manifest.token_mask else 0
+    payload, in_columns = row_bytes(parts, columns)
+    mask = (parts.chunk_tokens + 7) // 8 if parts.manifest.token_mask else 0
     # A shard's columns grow by doubling, and those beyond the standard ones are held once more, for their quantiles.
-    shard = min(shard_chunks, len(ds)) * (5 * in_columns + 2 * mask + 16)
-    row = (payload if shard_chunks else 0) + in_columns + RECORD.itemsize + _RADIX_BYTES
-    memory = _divide(len(ds), payload, row, memory_bytes - shard)
+    shard = min(shard_chunks, len(parts)) * (5 * in_columns + 2 * mask + 16)
+    row = (payload if shard_chunks else 0) + in_columns + _PLACE_BYTES
+    memory = _divide(len(parts), payload, row, memory_bytes - shard)
     if memory is None:
-        enough = next(size for size in (1 << power for power in range(10, 63)) if _divide(len(ds), payload, row, size))
+        sizes = (1 << power for power in range(10, 63))
+        enough = next(size for size in sizes if _divide(len(parts), payload, row, size))
         raise ValueError(
-            f"`memory_bytes` is too little to sort {len(ds)} chunks of {payload + in_columns} bytes,"
+            f"`memory_bytes` is too little to sort {len(parts)} chunks of {payload + in_columns} bytes,"
             f" got {memory_bytes}; {shard + enough} would do"
             + ("\n\nWith a smaller `shard_bytes` less would." if shard > enough else "")
         )
@@ -75,17 +79,19 @@ def divide_memory(ds: Dataset, columns: Iterable[str], memory_bytes: int, *, sha
 
 
 def _divide(chunks: int, payload: int, row: int, memory_bytes: int) -> SortMemory | None:
-    """One part in eight for batches, a third for a partition or a quarter for keys, each in its turn; the rest
-    stays free, for what the allocator keeps back.
+    """One part in eight for batches, a third for a partition's keys, then for its ids and a block of chunks, or a
+    quarter for a run of keys, each in its turn; the rest stays free, for what the allocator keeps back.
 
     None where it is too little.
     """
+    partition = memory_bytes // 3 // _RANK_BYTES
     memory = SortMemory(
-        partition=memory_bytes // 3 // row,
+        partition=partition,
+        block=(memory_bytes // 3 - 8 * min(partition, chunks)) // row,
         run=memory_bytes // 4 // _RUN_BYTES,
         batch=max(1, min(memory_bytes // 8, _MAX_BATCH_BYTES) // (2 * payload)),
         samples=memory_bytes // 4 // (3 * RECORD.itemsize),
     )
-    if min(memory.partition, memory.run) < 1 or chunks > MAX_PARTITIONS // 2 * memory.partition:
+    if min(memory.partition, memory.block, memory.run) < 1 or chunks > MAX_PARTITIONS // 2 * memory.partition:
         return None
     return memory if chunks // memory.stride(chunks) <= memory.samples else None

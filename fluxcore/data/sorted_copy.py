@@ -1,48 +1,73 @@
 """The sorted data set in the making: shards that outlive the process, then the manifest that makes them visible."""
 
 import errno
-import hashlib
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from fluxcore.data.chunk_checks import Array, check_order
-from fluxcore.data.dataset import Dataset
+from fluxcore.data.chunk_checks import check_order
 from fluxcore.data.lock import WriterLock
-from fluxcore.data.manifest import MANIFEST_NAME, Manifest, SortKey, publish
-from fluxcore.data.manifest_check import MAX_SHARD_COLUMNS, STANDARD_COLUMNS
+from fluxcore.data.manifest import MANIFEST_NAME, Manifest, publish
 from fluxcore.data.partitions import WORK_FOLDER
-from fluxcore.data.ranking import is_index
 from fluxcore.data.shard_series import ShardSeries, remove_unlisted
+from fluxcore.data.sort_rows import Rows
 
 
-def sort_identity(ds: Dataset, key: SortKey, shard_bytes: int) -> str:
-    """UUID of a sorted copy: the same sort gives the same bytes, and finds again what it had finished."""
-    fields = ["fluxcore sort 1", ds.manifest.hash, key.column, str(key.descending), str(shard_bytes)]
-    return hashlib.blake2b("\n".join(fields).encode(), digest_size=16).hexdigest()
+def check_free(folder: Path) -> None:
+    """Check that no data set stands in `folder`.
+
+    Raises:
+        FileExistsError: one does.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        raise FileExistsError(
+            errno.EEXIST,
+            "the folder holds a data set already; write to another folder, or remove this one first",
+            str(folder),
+        )
 
 
-def sorted_manifest(ds: Dataset, key: SortKey, shard_bytes: int) -> Manifest:
-    """The manifest of a sorted copy before its first shard."""
-    # The key first: it must stand in the shards. What does not fit beside it is added to the finished set.
-    names = sorted((name for name in ds.manifest.columns if not is_index(name)), key=lambda name: name != key.column)
-    names = names[: MAX_SHARD_COLUMNS - len(STANDARD_COLUMNS)]
-    return replace(
-        ds.manifest,
-        generation=1,
-        uuid=sort_identity(ds, key, shard_bytes),
-        columns={name: info for name, info in ds.manifest.columns.items() if name in names},
-        sorted_by=key,
-        parent=ds.manifest.hash,
-        shards=(),
-        hash="",
-    )
+def check_room(folder: Path, need: int) -> None:
+    """Check that the disk of `folder` has room for `need` bytes.
+
+    Raises:
+        OSError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the sorted copy needs up to {need / 1e9:.3f} GB more, the disk has {free / 1e9:.3f} GB free",
+            str(folder),
+        )
 
 
-def copy_bytes(manifest: Manifest, shard_bytes: int, chunks: int) -> int:
-    """What so many chunks take on the disk at most."""
-    return ShardSeries(Path(), manifest, shard_bytes).size_bytes(chunks)
+def write_rows(
+    series: ShardSeries, manifest: Manifest, rows: Iterable[Rows], done: int, report: Callable[[int], None]
+) -> None:
+    """Append rows to `series`, and check that they stand in the order that `manifest` declares.
+
+    Args:
+        series: what was taken over from an earlier run stands in it.
+        manifest: of the data set.
+        rows: those that follow.
+        done: chunks that stand already.
+        report: called with the chunks done, after each block.
+    Raises:
+        ValueError: they do not stand in order.
+        OSError: writing failed.
+    """
+    key = manifest.sorted_by
+    last = series.shards[-1].last_key if series.shards else None
+    for block in rows:
+        if key is not None:
+            last = check_order(block[key.column], key, last)
+        series.append(block)
+        done += len(block["tokens"])
+        report(done)
+        del block  # it holds what was read together, which must be gone before more is
 
 
 class SortedCopy:
@@ -52,7 +77,7 @@ class SortedCopy:
 
     Args:
         path: folder; made if it is not there.
-        manifest: by `sorted_manifest`.
+        manifest: by `sorted_manifest`, or another one without shards.
         shard_bytes: size at which a new shard is begun.
         total: chunks that will come.
         work_bytes: what the sort puts into `work_folder`.
@@ -70,18 +95,11 @@ class SortedCopy:
         self._path.mkdir(parents=True, exist_ok=True)
         self._lock = WriterLock(self._path)
         try:
-            if (self._path / MANIFEST_NAME).exists():
-                raise FileExistsError(
-                    errno.EEXIST,
-                    "the folder holds a data set already; write to another folder, or remove this one first",
-                    str(self._path),
-                )
-            self.kept: int = self._series.adopt()
+            check_free(self._path)
+            self.kept: int = self._series.adopt(total)
             """Chunks of an earlier run that was cut off."""
-            shards = self._series.shards
-            self._last_key = shards[-1].last_key if shards else None
-            remove_unlisted(self._path, None, keep=[shard.name for shard in shards])
-            self._check_room(self._series.size_bytes(total - self.kept) + work_bytes)
+            remove_unlisted(self._path, None, keep=[shard.name for shard in self._series.shards])
+            check_room(self._path, self._series.size_bytes(total - self.kept) + work_bytes)
         except BaseException:
             self._lock.release()
             raise
@@ -96,31 +114,20 @@ class SortedCopy:
         """For files of the sort itself; gone once it is published."""
         return self._path / WORK_FOLDER
 
-    def _check_room(self, need: int) -> None:
-        free = shutil.disk_usage(self._path).free
-        if need > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"the sorted copy needs up to {need / 1e9:.3f} GB more, the disk has {free / 1e9:.3f} GB free",
-                str(self._path),
-            )
-
-    def append(self, columns: dict[str, Array]) -> None:
-        """Write chunks that follow in the order, as `ShardSeries.append` takes them.
+    def write(self, rows: Iterable[Rows], report: Callable[[int], None]) -> None:
+        """Write the chunks behind those that are kept; `report` is called with the chunks done, after each block.
 
         Raises:
-            ValueError: they do not follow.
+            ValueError: they do not stand in order.
             OSError: writing failed.
         """
-        key = self._manifest.sorted_by
-        if key is not None:
-            self._last_key = check_order(columns[key.column], key, self._last_key)
-        self._series.append(columns)
+        write_rows(self._series, self._manifest, rows, self.kept, report)
 
     def publish(self) -> None:
         """Make the data set visible."""
         publish(self._path, replace(self._manifest, shards=self._series.finish()))
-        shutil.rmtree(self.work_folder, ignore_errors=True)
+        if self.work_folder.exists():
+            shutil.rmtree(self.work_folder)
 
     def __enter__(self) -> "SortedCopy":
         return self

@@ -18,7 +18,9 @@ import fluxcore.data
 from fluxcore.data import ShardWriter, sort, sort_disk_bytes, sort_rows, sorted_copy
 from fluxcore.data.manifest import SortKey
 from fluxcore.data.partitions import open_partitions, ranked_ids
+from fluxcore.data.parts import Parts
 from fluxcore.data.ranking import rank_chunks
+from fluxcore.data.sort_identity import sorted_manifest
 from fluxcore.data.sort_memory import SortMemory, divide_memory
 from fluxcore.errors import CorruptShardError, DatasetLockedError
 
@@ -61,9 +63,10 @@ def test_the_bytes_do_not_depend_on_the_memory(ds, expected, tmp_path, memory_by
 
 
 def test_the_sort_had_to_make_partitions(ds):
-    memory = divide_memory(ds, ds.columns, MEMORY_BYTES, shard_chunks=300)
+    memory = divide_memory(Parts([ds]), ds.columns, MEMORY_BYTES, shard_chunks=300)
     assert 1 < 3000 // memory.partition < 256
     assert memory.run < 3000
+    assert memory.block < memory.partition
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,12 +88,12 @@ def test_no_partition_has_more_chunks_than_it_may(tmp_path_factory, scores, part
             scores={"s": scores},
         )
     data = fluxcore.data.open(folder / "set")
-    memory = SortMemory(partition=partition, run=run, batch=7, samples=1000)
-    parts = open_partitions(
-        folder / "work", data, SortKey(column="s", descending=descending), memory, identity="this order"
+    memory = SortMemory(partition=partition, block=partition, run=run, batch=7, samples=1000)
+    partitions = open_partitions(
+        folder / "work", Parts([data]), SortKey(column="s", descending=descending), memory, identity="this order"
     )
-    assert max(part.chunks for part in parts) <= partition
-    assert np.array_equal(np.concatenate(list(ranked_ids(parts))), rank_chunks(data, "s", descending=descending))
+    assert max(part.chunks for part in partitions) <= partition
+    assert np.array_equal(np.concatenate(list(ranked_ids(partitions))), rank_chunks(data, "s", descending=descending))
 
 
 def test_masks_and_short_chunks_come_along(tmp_path):
@@ -187,12 +190,13 @@ def test_a_finished_shard_that_was_damaged_is_written_again(ds, expected, tmp_pa
 def test_damaged_keys_are_not_sorted_by(ds, expected, tmp_path):
     options = {"memory_bytes": MEMORY_BYTES, "shard_bytes": SHARD_BYTES}
     folder = tmp_path / "sorted"
-    manifest = sorted_copy.sorted_manifest(ds, SortKey(column="score", descending=False), SHARD_BYTES)
+    manifest = sorted_manifest(Parts([ds]), SortKey(column="score", descending=False), SHARD_BYTES)
     with sorted_copy.SortedCopy(folder, manifest, SHARD_BYTES, 3000) as copy:
-        memory = divide_memory(ds, ds.columns, MEMORY_BYTES, shard_chunks=copy.shard_chunks)
+        memory = divide_memory(Parts([ds]), ds.columns, MEMORY_BYTES, shard_chunks=copy.shard_chunks)
         key = SortKey(column="score", descending=False)
-        parts = open_partitions(copy.work_folder, ds, key, memory, identity=manifest.uuid)
-    parts[1].path.write_bytes(parts[1].path.read_bytes()[:-1] + b"\xff")
+        partitions = open_partitions(copy.work_folder, Parts([ds]), key, memory, identity=manifest.uuid)
+    damaged = partitions[1].path
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xff")
     with pytest.raises(CorruptShardError, match="keys-001"):
         sort(ds, folder, "score", **options)
     for path in (folder / ".sort").iterdir():
@@ -242,7 +246,7 @@ def test_a_disk_that_fills_up_all_the_same(ds, expected, tmp_path, memory_bytes,
 
 
 def test_two_sorts_into_one_folder(ds, tmp_path):
-    manifest = sorted_copy.sorted_manifest(ds, SortKey(column="score", descending=False), SHARD_BYTES)
+    manifest = sorted_manifest(Parts([ds]), SortKey(column="score", descending=False), SHARD_BYTES)
     with (
         sorted_copy.SortedCopy(tmp_path / "sorted", manifest, SHARD_BYTES, 3000),
         pytest.raises(DatasetLockedError, match="sorted"),
