@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from fluxcore import __version__
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.dataset import open as open_data_set
 from fluxcore.data.interchange.arrow_chunks import write_rows
 from fluxcore.data.interchange.blocks import Tokens
-from fluxcore.data.interchange.hdf5 import write_file
+from fluxcore.data.interchange.hdf5_export import write_file
 from fluxcore.data.interchange.modded_nanogpt import MAX_TOKENS, count_full_files, write_files
 from fluxcore.data.interchange.pieces import read_pieces
 from fluxcore.data.interchange.publishing import published_folder
@@ -41,15 +42,17 @@ def export(
 ) -> ExportReport:
     """Write a data set for other projects, chunks in the order in which they are stored; each is checked.
 
-    With "modded-nanogpt" a run that was killed, or found the disk full, leaves the files that it filled under a
-    temporary name, and the same call goes on from them. The other formats are one file, which is begun anew.
+    A run that was killed, or found the disk full, leaves what it wrote under a temporary name, and the same call goes
+    on: with "modded-nanogpt" and "datasets" from the files that it filled, with "hdf5" from the last checkpoint of its
+    one file. The result has the same bytes as that of a run without a break.
 
     Args:
         ds: a data set or its folder.
         path: folder to write; nothing may stand there, and nothing does until all is written.
         format: "modded-nanogpt": the tokens without padding, one chunk after another, in files tokens_*.bin; ids beyond
             uint16 make files as llm.c has them for Llama 3. "datasets": a folder for `datasets.load_from_disk`, a row a
-            chunk, with every column; `convert` makes the same data set of it. "hdf5": the file chunks.h5 with the same.
+            chunk, with every column, in files of half a GiB of tokens; `convert` makes the same data set of it. "hdf5":
+            the file chunks.h5 with the same.
         file_tokens: with "modded-nanogpt", tokens a file, the last one excepted.
         progress: told after some megabytes and at the end, in chunks.
     Raises:
@@ -66,13 +69,15 @@ def export(
     data = ds if isinstance(ds, Dataset) else open_data_set(ds)
     report = progress or (lambda _: None)
     by_rows = _BY_ROWS.get(format)
-    identity = f"{data.manifest.hash} {format} {file_tokens}" if by_rows is None else None
-    with published_folder(Path(path), identity) as folder:
+    # Another version may lay files out in another way.
+    with published_folder(Path(path), f"{data.manifest.hash} {format} {file_tokens} {__version__}") as folder:
         if by_rows is None:
             _write_stream(data, folder, file_tokens, report)
         else:
-            for chunks in by_rows(data, folder):
-                report(Progress(chunks, len(data), chunks * data.chunk_tokens))
+            written = by_rows(data, folder)
+            found = next(written)
+            for chunks in written:
+                report(Progress(chunks, len(data), (chunks - found) * data.chunk_tokens))
     tokens = int(data.column("valid_len").sum(dtype="uint64"))
     report(Progress(len(data), len(data), tokens))
     return ExportReport(Path(path), len(data), tokens)

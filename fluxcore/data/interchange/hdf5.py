@@ -5,7 +5,6 @@ An export adds what a data set knows beyond that: `valid_len_for_chunk`, `doc_of
 `fluxcore`, from which `convert` makes the same data set again.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxcore.data.dataset import Dataset
 from fluxcore.data.interchange.blocks import BLOCK_TOKENS, Block, list_files, regular_size
-from fluxcore.data.interchange.facts import facts_of, parse_facts, writer_of
-from fluxcore.data.interchange.pieces import Piece, read_pieces
+from fluxcore.data.interchange.facts import parse_facts, writer_of
 from fluxcore.errors import CorruptShardError, MalformedInputError, require
 
 FILE = "chunks.h5"
-_TOKENS, _DOCUMENTS, _CATEGORIES = "token_chunks", "doc_idx_for_chunk", "category_for_chunk"
-_MASK, _FACTS = "loss_mask_for_chunk", "fluxcore"
-_PLACES = {
-    _DOCUMENTS: "uint64",
+"""What an export is named."""
+TOKENS, DOCUMENTS, CATEGORIES = "token_chunks", "doc_idx_for_chunk", "category_for_chunk"
+MASK, FACTS = "loss_mask_for_chunk", "fluxcore"
+PLACES = {
+    DOCUMENTS: "uint64",
     "valid_len_for_chunk": "uint32",
     "doc_offset_for_chunk": "uint32",
     "next_token_for_chunk": "int64",
@@ -52,7 +50,7 @@ class Hdf5Files:
         """All tokens, document by document."""
         for path, (rows, width) in self._rows.items():
             with _opened(path) as file:
-                tokens, documents = file[_TOKENS], file[_DOCUMENTS][:]
+                tokens, documents = file[TOKENS], file[DOCUMENTS][:]
                 step = max(BLOCK_TOKENS // max(width, 1), 1)
                 for start in range(0, len(rows), step):
                     here = rows[start : start + step]
@@ -102,7 +100,7 @@ def read_label_counts(path: Path) -> tuple[dict[str, LabelCount], int]:
     with _opened(path) as file:
         width = _check_layout(file, path)
         names = np.array(_category_names(file, path), object)
-        documents = file[_DOCUMENTS][:]
+        documents = file[DOCUMENTS][:]
         lengths = np.full(len(names), width, np.int64)
         if "valid_len_for_chunk" in file:
             lengths = _check_dataset(file, "valid_len_for_chunk", path)[:].astype(np.int64)
@@ -114,66 +112,15 @@ def read_label_counts(path: Path) -> tuple[dict[str, LabelCount], int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1].tokens)), width
 
 
-def write_file(ds: Dataset, folder: Path) -> Iterator[int]:
-    """Write `chunks.h5`; yields the number of chunks done.
-
-    Raises:
-        MissingExtraError: h5py is not installed.
-    """
-    h5py = require("h5py", extra="hdf5")
-    count, width, manifest = len(ds), ds.chunk_tokens, ds.manifest
-    types: dict[str, tuple[str, tuple[int, ...]]] = {
-        _TOKENS: ("int32" if ds.vocab_size <= 1 << 31 else "uint32", (width,))
-    }
-    types |= {name: (dtype, ()) for name, dtype in _PLACES.items()}
-    if manifest.token_mask:
-        types[_MASK] = ("uint8", (width,))
-    types |= {f"columns/{number}": (info.dtype, ()) for number, info in enumerate(manifest.columns.values())}
-    with h5py.File(folder / FILE, "w", libver=("v110", "v110")) as file:
-        for name, (dtype, shape) in types.items():
-            # Fletcher's sum: HDF5 has no checksum of data unless it is asked for one.
-            rows = max(min(count, (1 << 20) // (max(int(np.prod(shape)), 1) * np.dtype(dtype).itemsize)), 1)
-            file.create_dataset(name, (count, *shape), dtype, chunks=(rows, *shape), fletcher32=True)
-        for number, (name, info) in enumerate(manifest.columns.items()):
-            file[f"columns/{number}"].attrs.update({"name": name, "definition": info.definition})
-        sources = np.array(manifest.sources, object)
-        kinds = file.create_dataset(_CATEGORIES, (count,), h5py.string_dtype())
-        done = 0
-        for piece in read_pieces(ds):
-            part = slice(done, done + len(piece.tokens))
-            for name, values in _values(piece, list(manifest.columns)).items():
-                file[name][part] = values
-            kinds[part] = sources[piece.columns["source"]]
-            done = part.stop
-            yield done
-        file.attrs.update({"num_chunks": count, "chunk_size": width, "vocab_size": ds.vocab_size})
-        file.attrs[_FACTS] = json.dumps(facts_of(ds))
-
-
-def _values(piece: Piece, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    columns = piece.columns
-    found = {
-        _TOKENS: piece.tokens,
-        _DOCUMENTS: columns["doc_id"],
-        "valid_len_for_chunk": columns["valid_len"],
-        "doc_offset_for_chunk": columns["doc_offset"],
-        "next_token_for_chunk": piece.next_tokens,
-        "original_index_for_chunk": columns["original_index"],
-    }
-    if piece.mask is not None:
-        found[_MASK] = piece.mask
-    return found | {f"columns/{number}": columns[name] for number, name in enumerate(names)}
-
-
 def read_facts(path: Path) -> dict[str, Any] | None:
-    """What `write_file` wrote about the data set as a whole; None where another program wrote the file.
+    """What `write_file` of hdf5_export wrote about the data set as a whole; None where another program wrote the file.
 
     Raises:
         MalformedInputError: it is no HDF5 file, or its facts are not what `write_file` writes.
     """
     files = list_files([path], ".h5")
     with _opened(files[0]) as file:
-        text = file.attrs.get(_FACTS)
+        text = file.attrs.get(FACTS)
     return None if text is None else parse_facts(text, files[0])
 
 
@@ -192,10 +139,10 @@ def restore(path: Path, facts: Mapping[str, Any], out: Path, **options: Any) -> 
     try:
         with _opened(path) as file, writer_of(facts, out, **options) as writer:
             width = _check_layout(file, path)
-            names = (*_PLACES, *([_MASK] if facts["token_mask"] else []), *numbers.values())
+            names = (*PLACES, *([MASK] if facts["token_mask"] else []), *numbers.values())
             for name in names:
                 _check_dataset(file, name, path)
-            if any(len(file[name]) != facts["chunks"] for name in (_TOKENS, *names)):
+            if any(len(file[name]) != facts["chunks"] for name in (TOKENS, *names)):
                 raise ValueError(f"its rows are not the {facts['chunks']} that it lists")
             by_name = {name: number for number, name in enumerate(facts["sources"])}
             tokens, step = 0, max(BLOCK_TOKENS // width, 1)
@@ -203,15 +150,15 @@ def restore(path: Path, facts: Mapping[str, Any], out: Path, **options: Any) -> 
                 part = slice(start, min(start + step, facts["chunks"]))
                 lengths = file["valid_len_for_chunk"][part].astype(np.int64)
                 writer.append_batch(
-                    file[_TOKENS][part],
-                    sources=np.array([by_name[name] for name in _decoded(file[_CATEGORIES][part], path)], np.uint16),
-                    doc_ids=file[_DOCUMENTS][part],
+                    file[TOKENS][part],
+                    sources=np.array([by_name[name] for name in _decoded(file[CATEGORIES][part], path)], np.uint16),
+                    doc_ids=file[DOCUMENTS][part],
                     doc_offsets=file["doc_offset_for_chunk"][part],
                     next_tokens=file["next_token_for_chunk"][part],
                     valid_lens=lengths,
                     original_index=file["original_index_for_chunk"][part],
                     scores={name: file[number][part] for name, number in numbers.items()},
-                    mask=file[_MASK][part].astype(bool) if facts["token_mask"] else None,
+                    mask=file[MASK][part].astype(bool) if facts["token_mask"] else None,
                 )
                 tokens += int(lengths.sum())
                 yield part.stop, tokens
@@ -235,17 +182,17 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _check_layout(file: Any, path: Path) -> int:
     """Check tokens, documents and categories; returns the tokens a row."""
-    tokens, documents = _check_dataset(file, _TOKENS, path), _check_dataset(file, _DOCUMENTS, path)
+    tokens, documents = _check_dataset(file, TOKENS, path), _check_dataset(file, DOCUMENTS, path)
     if tokens.ndim != 2 or tokens.shape[1] < 1 or tokens.dtype.kind not in "iu":
-        raise _malformed(path, _TOKENS, f"must be integers [chunks, tokens], it is {tokens.dtype} {tokens.shape}")
+        raise _malformed(path, TOKENS, f"must be integers [chunks, tokens], it is {tokens.dtype} {tokens.shape}")
     if documents.shape != tokens.shape[:1] or documents.dtype.kind not in "iu":
         raise _malformed(
-            path, _DOCUMENTS, f"must be {tokens.shape[0]} integers, it is {documents.dtype} {documents.shape}"
+            path, DOCUMENTS, f"must be {tokens.shape[0]} integers, it is {documents.dtype} {documents.shape}"
         )
-    if _CATEGORIES in file:
-        categories = _check_dataset(file, _CATEGORIES, path)
+    if CATEGORIES in file:
+        categories = _check_dataset(file, CATEGORIES, path)
         if categories.shape != tokens.shape[:1] or categories.dtype.kind not in "iuOS":
-            raise _malformed(path, _CATEGORIES, f"must be {tokens.shape[0]} names, it is {categories.shape}")
+            raise _malformed(path, CATEGORIES, f"must be {tokens.shape[0]} names, it is {categories.shape}")
     return int(tokens.shape[1])
 
 
@@ -268,22 +215,22 @@ def _rows_of(path: Path, category: str | None) -> tuple[NDArray[np.int64], int]:
     with _opened(path) as file:
         width = _check_layout(file, path)
         if category is None:
-            return np.arange(len(file[_TOKENS])), width
+            return np.arange(len(file[TOKENS])), width
         return np.flatnonzero(np.array(_category_names(file, path), object) == category), width
 
 
 def _category_names(file: Any, path: Path) -> list[str]:
     """The category of each row, by name; a number stands for itself."""
-    if _CATEGORIES not in file:
-        return ["hdf5"] * len(file[_TOKENS])
-    return _decoded(file[_CATEGORIES][:], path)
+    if CATEGORIES not in file:
+        return ["hdf5"] * len(file[TOKENS])
+    return _decoded(file[CATEGORIES][:], path)
 
 
 def _decoded(values: NDArray[Any], path: Path) -> list[str]:
     try:
         return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
     except UnicodeDecodeError as error:
-        raise _malformed(path, _CATEGORIES, f"must be names in UTF-8: {error}") from error
+        raise _malformed(path, CATEGORIES, f"must be names in UTF-8: {error}") from error
 
 
 def _malformed(path: Path, name: str, fault: str) -> MalformedInputError:

@@ -111,7 +111,8 @@ def convert(
             if value not in (None, facts[name]):
                 raise ValueError(f"`{name}` must be {facts[name]}, as the exported data set has it, got {value}")
         (folder,) = next(iter(by_source.values()))
-        return _restore(format, folder, facts, Path(path), report, uuid=uuid, shard_bytes=shard_bytes)
+        own = uuid or _identity(by_source, format, shard_bytes)
+        return _restore(format, folder, facts, Path(path), report, uuid=own, shard_bytes=shard_bytes, resume=True)
     if vocab_size is None:
         raise ValueError(f"`vocab_size` must be given: files of {format} do not tell the size of their vocabulary")
     if boundary is not None and not 0 <= boundary < vocab_size:

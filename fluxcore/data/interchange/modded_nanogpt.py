@@ -19,7 +19,7 @@ from fluxcore.data.interchange.blocks import (
     regular_size,
     split_streams,
 )
-from fluxcore.durable import sync
+from fluxcore.durable import naming, sync
 from fluxcore.errors import MalformedInputError
 
 HEADER_BYTES = 1024
@@ -108,7 +108,8 @@ def write_files(
         tokens = piece.astype(variant.dtype)
         while len(tokens):
             part, tokens = np.split(tokens, [file_tokens - held])
-            with _file(folder, number).open("ab" if held else "wb") as file:
+            path = _file(folder, number)
+            with naming(path), path.open("ab" if held else "wb") as file:
                 if held == 0:
                     file.write(bytes(HEADER_BYTES))
                 file.write(part.tobytes())

@@ -35,16 +35,17 @@ class Piece:
         return self.tokens[np.arange(self.tokens.shape[1]) < self.columns["valid_len"][:, None]]
 
 
-def read_pieces(ds: Dataset, first: int = 0) -> Iterator[Piece]:
-    """All chunks from number `first` on, in the order in which they are stored.
+def read_pieces(ds: Dataset, first: int = 0, stop: int | None = None) -> Iterator[Piece]:
+    """Chunks from number `first` on, up to `stop` or the end, in the order in which they are stored.
 
     Raises:
         CorruptShardError: a chunk is not what was written, however the data set was opened.
     """
     columns = {name: ds.column(name) for name in ds.columns}
     rows = max(BLOCK_TOKENS // ds.chunk_tokens, 1)
-    for start in range(first, len(ds), rows):
-        ids = np.arange(start, min(start + rows, len(ds)), dtype=np.uint64)
+    end = len(ds) if stop is None else stop
+    for start in range(first, end, rows):
+        ids = np.arange(start, min(start + rows, end), dtype=np.uint64)
         tokens, _ = ds._core.gather(ids, out=ds.token_dtype.name, targets=False, verify=True)
         mask = np.array([ds.token_mask(int(i)) for i in ids]) if ds.manifest.token_mask else None
         yield Piece(tokens, mask, {name: values[ids] for name, values in columns.items()})

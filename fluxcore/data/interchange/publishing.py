@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fluxcore.data.lock import LOCK_NAME, WriterLock
-from fluxcore.durable import sync
+from fluxcore.durable import naming, sync
 
 _MARK = ".identity"
 
 
 @contextmanager
-def published_folder(path: Path, identity: str | None = None) -> Iterator[Path]:
+def published_folder(path: Path, identity: str) -> Iterator[Path]:
     """A folder under a temporary name, which becomes `path` when the block is left without an exception.
+
+    What an interrupted run left in it is still there, unless it was of another identity; but for files named .*.tmp,
+    which it was writing. An OSError or a KeyboardInterrupt leaves it too, any other exception takes it away.
 
     Args:
         path: where it will stand.
-        identity: of what goes in. What an interrupted run with the same left is still there, and an OSError or a
-            KeyboardInterrupt leaves it; None: the folder is empty, and is taken away by any exception.
+        identity: of what goes in; a line of text.
     Raises:
         FileExistsError: something stands at `path`.
         DatasetLockedError: another process is writing it.
@@ -31,9 +33,12 @@ def published_folder(path: Path, identity: str | None = None) -> Iterator[Path]:
     temporary.mkdir(parents=True, exist_ok=True)
     with WriterLock(temporary):
         mark = temporary / _MARK
-        if identity is None or not mark.is_file() or mark.read_text() != identity:
+        if not mark.is_file() or mark.read_text() != identity:
             _empty(temporary)
-            mark.write_text(identity or "")
+            with naming(mark):
+                mark.write_text(identity)
+        for left in temporary.glob(".*.tmp"):
+            left.unlink()
         try:
             yield temporary
             for file in (*temporary.iterdir(), temporary):
@@ -42,7 +47,7 @@ def published_folder(path: Path, identity: str | None = None) -> Iterator[Path]:
             (temporary / LOCK_NAME).unlink()
             temporary.rename(path)
         except BaseException as error:
-            if identity is None or not isinstance(error, OSError | KeyboardInterrupt):
+            if not isinstance(error, OSError | KeyboardInterrupt):
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
     sync(path.parent)
