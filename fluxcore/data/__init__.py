@@ -9,6 +9,7 @@ from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo,
 from fluxcore.data.order import Order
 from fluxcore.data.selection import Filter
 from fluxcore.data.sort import SortResult, sort, sort_disk_bytes, sort_index
+from fluxcore.data.sort_job import SortJob
 from fluxcore.data.verify import VerifyReport
 from fluxcore.data.writer import ShardWriter
 
@@ -29,6 +30,7 @@ __all__ = [
     "ShardInfo",
     "ShardWriter",
     "SidecarInfo",
+    "SortJob",
     "SortKey",
     "SortResult",
     "VerifyReport",

@@ -75,17 +75,26 @@ def open_partitions(
         CorruptShardError: a column is not what was written.
         OSError: the folder cannot be written to.
     """
-    facts: dict[str, Any] = {"identity": identity, "partition": memory.partition, "run": memory.run}
+    found = find_partitions(folder, memory, identity=identity)
+    if found is not None:
+        return found
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    bounds = _find_bounds(parts, key, memory)
+    files = _distribute(folder, parts, key, memory, bounds)
+    sync(folder)
+    _core.publish_file(folder / _PLAN_FILE, json.dumps(_facts(memory, identity) | {"files": files}).encode())
+    return _partitions(folder, files)
+
+
+def find_partitions(folder: Path, memory: SortMemory, *, identity: str) -> tuple[Partition, ...] | None:
+    """The partitions that stand in `folder`, as `open_partitions` makes them; None where it would make them anew."""
     plan = _read_plan(folder)
+    facts = _facts(memory, identity)
     if plan is None or {name: plan.get(name) for name in facts} != facts:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        bounds = _find_bounds(parts, key, memory)
-        plan = facts | {"files": _distribute(folder, parts, key, memory, bounds)}
-        sync(folder)
-        _core.publish_file(folder / _PLAN_FILE, json.dumps(plan).encode())
-    return tuple(Partition(_file(folder, n), chunks, crc) for n, (chunks, crc) in enumerate(plan["files"]))
+        return None
+    return _partitions(folder, plan["files"])
 
 
 def keys_bytes(chunks: int) -> int:
@@ -97,6 +106,14 @@ def ranked_ids(partitions: tuple[Partition, ...]) -> Iterator[NDArray[np.uint64]
     """All chunk ids in sorted order, a partition at a time."""
     for partition in partitions:
         yield partition.ranked()
+
+
+def _facts(memory: SortMemory, identity: str) -> dict[str, Any]:
+    return {"identity": identity, "partition": memory.partition, "run": memory.run}
+
+
+def _partitions(folder: Path, files: list[tuple[int, int]]) -> tuple[Partition, ...]:
+    return tuple(Partition(_file(folder, n), chunks, crc) for n, (chunks, crc) in enumerate(files))
 
 
 def _read_plan(folder: Path) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from fluxcore.data.ranking import check_column, check_score, index_name, rank_ch
 from fluxcore.data.sort_identity import add_missing_columns, copy_bytes, is_sort_of, sorted_manifest
 from fluxcore.data.sort_memory import divide_memory
 from fluxcore.data.sort_rows import partition_rows, ranking_rows
-from fluxcore.data.sorted_copy import SortedCopy
+from fluxcore.data.sorted_copy import SortedCopy, check_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,6 @@ def sort(
         copy.publish()
     add_missing_columns(parts, target)
     return SortResult(target, len(parts), already_sorted=False)
-
-
-def check_target(parts: Parts, target: Path) -> None:
-    """Check that a sort does not write over what it reads.
-
-    Raises:
-        ValueError: it would.
-    """
-    if target.resolve() in [ds.path.resolve() for ds in parts.data]:
-        raise ValueError(f"`dst` must be another folder than `src`, got {target}")
 
 
 def sort_disk_bytes(

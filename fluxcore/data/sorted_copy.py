@@ -11,8 +11,19 @@ from fluxcore.data.chunk_checks import check_order
 from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import MANIFEST_NAME, Manifest, publish
 from fluxcore.data.partitions import WORK_FOLDER
+from fluxcore.data.parts import Parts
 from fluxcore.data.shard_series import ShardSeries, remove_unlisted
 from fluxcore.data.sort_rows import Rows
+
+
+def check_target(parts: Parts, target: Path) -> None:
+    """Check that a sort does not write over what it reads.
+
+    Raises:
+        ValueError: it would.
+    """
+    if target.resolve() in [ds.path.resolve() for ds in parts.data]:
+        raise ValueError(f"`dst` must be another folder than `src`, got {target}")
 
 
 def check_free(folder: Path) -> None:
