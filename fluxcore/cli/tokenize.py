@@ -46,12 +46,16 @@ def tokenize(
     ] = None,
     append_end: Annotated[bool, typer.Option(help="End each document with the tokenizer's end token.")] = True,
 ) -> None:
-    """Tokenise text into shards: chunks never mix documents, the last of each is padded."""
+    """Tokenise text into shards: chunks never mix documents, the last of each is padded.
+
+    A command that was killed, or found the disk full, goes on behind its last full shard when it is given again.
+    """
     from fluxcore.cli.progress import progress_bar
     from fluxcore.data.text import embedded as embedded_text
     from fluxcore.data.text import files, hub
     from fluxcore.data.tokenise import tokenise
     from fluxcore.data.tokenizer import Tokenizer
+    from fluxcore.data.unfinished import train_beside
 
     if (text is not None) + (dataset is not None) + embedded != 1:
         raise typer.BadParameter("give exactly one of --text, --dataset and --embedded")
@@ -68,7 +72,7 @@ def tokenize(
         chosen = Tokenizer.load(tokenizer)
     else:
         with progress_bar("reading for the tokenizer") as progress:
-            chosen = Tokenizer.train(corpus, vocab_size=vocab_size, progress=progress)
+            chosen = train_beside(out, corpus, vocab_size=vocab_size, progress=progress)
     with progress_bar("tokenising") as progress:
         report = tokenise(
             corpus,

@@ -1,5 +1,6 @@
 """The shard files of one data set in the making: split by size, described for the manifest."""
 
+import errno
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 
 from fluxcore import _core
 from fluxcore.data.chunk_checks import Array
-from fluxcore.data.manifest import Manifest, ShardInfo
+from fluxcore.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
 from fluxcore.errors import CorruptShardError
 
@@ -25,6 +26,20 @@ def shard_name(number: int) -> str:
 def quantiles(values: Array) -> tuple[float, ...]:
     """Minimum, quartiles and maximum, each a value that occurs."""
     return tuple(float(v) for v in np.quantile(values, [0, 0.25, 0.5, 0.75, 1], method="lower"))
+
+
+def check_vacant(folder: Path) -> None:
+    """Refuse a folder that holds a data set already.
+
+    Raises:
+        FileExistsError: it does.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        raise FileExistsError(
+            errno.EEXIST,
+            "the folder holds a data set already; write to another folder, or remove this one first",
+            str(folder),
+        )
 
 
 def remove_unlisted(folder: Path, manifest: Manifest | None, *, keep: Collection[str] = ()) -> None:
@@ -68,6 +83,11 @@ class ShardSeries:
     def shards(self) -> tuple[ShardInfo, ...]:
         """Those that are finished."""
         return tuple(self._shards)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks in the shards that are finished."""
+        return sum(shard.chunks for shard in self._shards)
 
     def size_bytes(self, chunks: int) -> int:
         """What the files of so many chunks take at most."""

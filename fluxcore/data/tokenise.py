@@ -1,21 +1,20 @@
 """Documents to shards: chunks of tokens that never mix documents."""
 
-import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TextIO
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluxcore import _core
 from fluxcore.data.progress import Progress, ProgressCallback
-from fluxcore.data.text.corpus import Corpus, Document
+from fluxcore.data.text.corpus import Corpus, Document, digest
 from fluxcore.data.tokenizer import Tokenizer
+from fluxcore.data.unfinished import Unfinished
 from fluxcore.data.writer import ShardWriter
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -62,6 +61,11 @@ def tokenise(
     fewer than `min_chunk_tokens` tokens. The id of a document is its place in the corpus. Equal input gives equal
     shards, bit for bit. Until all is written, readers see nothing.
 
+    A run that was killed, or found the disk full, leaves its full shards. The same call, with a text that has an
+    `identity` and without a `uuid`, goes on behind them, and ends with the bytes and the report of a run without a
+    break; documents that lie in them are read, and not encoded again. Other text, another tokenizer or option begins
+    anew.
+
     Args:
         corpus: documents; those without text are skipped and counted.
         path: folder to write; it must hold no data set yet.
@@ -71,7 +75,8 @@ def tokenise(
         dtype: "uint8", "uint16" or "uint32"; None for the smaller of the last two that fits.
         append_end: end each document with the tokenizer's end token, where it has one.
         shard_bytes: size of a shard file.
-        uuid: of the data set; None for a random one.
+        uuid: of the data set; None for one that follows from the text's `identity`, the tokenizer and the options, or a
+            random one where the text has no identity.
         progress: told after each batch and at the end, in bytes of text.
     Raises:
         ValueError: an argument out of range, ids beyond `dtype` (before anything is written), or no document that has
@@ -82,41 +87,35 @@ def tokenise(
         raise ValueError(
             f"`min_chunk_tokens` must be within [1, chunk_tokens = {chunk_tokens}], got {min_chunk_tokens}"
         )
-    vocab_size = tokenizer.vocab_size
     end = np.array([tokenizer.end_id] if append_end and tokenizer.end_id is not None else [], dtype=np.uint32)
-    report = TokeniseReport()
+    stored = dtype or smallest_dtype(tokenizer.vocab_size)
+    told = _identity(corpus, tokenizer, chunk_tokens, min_chunk_tokens, stored, append_end, shard_bytes)
+    own = told if uuid is None else None
+    options = _Options(end, chunk_tokens, min_chunk_tokens)
     out = Path(path)
     with (
         ShardWriter(
             out,
             chunk_tokens=chunk_tokens,
-            dtype=dtype or smallest_dtype(vocab_size),
-            vocab_size=vocab_size,
+            dtype=stored,
+            vocab_size=tokenizer.vocab_size,
             sources=list(corpus.sources),
             tokenizer=tokenizer.fingerprint,
             shard_bytes=shard_bytes,
-            uuid=uuid,
+            uuid=uuid or own,
+            resume=own is not None,
         ) as writer,
-        _published(out / DOCUMENTS_FILE) as table,
+        Unfinished(out / DOCUMENTS_FILE, None if own is None else own.hex, writer.stored_chunks) as unfinished,
     ):
-        for batch in _batches(corpus):
-            rows = [
-                _Row(doc_id, document, np.concatenate([ids, end]))
-                for (doc_id, document), ids in zip(batch, _encode(tokenizer, batch, report), strict=True)
-                if len(ids)
-            ]
-            _write(writer, table, rows, chunk_tokens, min_chunk_tokens, report)
-            if progress is not None:
-                progress(Progress(report.text_bytes, corpus.size_bytes, report.tokens))
+        report = _write_all(corpus, tokenizer, writer, unfinished, options, progress)
         if report.chunks == 0:
             raise ValueError(
                 f"no document of {', '.join(corpus.sources)} has a chunk of tokens: {report.empty_documents} without"
                 f" a token, {report.short_documents} with fewer than {min_chunk_tokens}"
             )
-        with _published(out / TOKENIZER_FILE) as file:
-            file.write(tokenizer.to_json())
-    if progress is not None:
-        progress(Progress(report.text_bytes, report.text_bytes, report.tokens))
+        _core.publish_file(out / TOKENIZER_FILE, tokenizer.to_json().encode())
+        unfinished.publish()
+    unfinished.clear()
     return report
 
 
@@ -126,16 +125,61 @@ def smallest_dtype(vocab_size: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class _Options:
+    end: NDArray[np.uint32]
+    """What each document ends with: a token, or none."""
+    chunk_tokens: int
+    min_chunk_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     doc_id: int
     document: Document
     ids: NDArray[np.uint32]
 
 
-def _batches(corpus: Corpus) -> Iterator[list[tuple[int, Document]]]:
+def _identity(corpus: Corpus, tokenizer: Tokenizer, *options: object) -> UUID | None:
+    """What tells the shards of this text, tokenizer and options from others; None where nothing tells the text."""
+    if corpus.identity is None:
+        return None
+    return UUID(hex=digest("tokenise", corpus.identity, tokenizer.fingerprint, *options))
+
+
+def _write_all(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    writer: ShardWriter,
+    unfinished: Unfinished,
+    options: _Options,
+    progress: ProgressCallback | None,
+) -> TokeniseReport:
+    """Write the documents, but for those that an interrupted run brought into full shards."""
+    report = TokeniseReport(**unfinished.start.counts)
+    found = report.tokens
+    writer.leave_out(report.chunks)
+    for batch in _batches(corpus, unfinished.start.read):
+        before, stored = unfinished.here(batch[0][0], asdict(report)), writer.stored_chunks
+        rows = [
+            _Row(doc_id, document, np.concatenate([ids, options.end]))
+            for (doc_id, document), ids in zip(batch, _encode(tokenizer, batch, report), strict=True)
+            if len(ids)
+        ]
+        _write(writer, unfinished, rows, options, report)
+        if writer.stored_chunks > stored:
+            unfinished.keep(before)
+        if progress is not None:
+            progress(Progress(report.text_bytes, corpus.size_bytes, report.tokens - found))
+    if progress is not None:
+        progress(Progress(report.text_bytes, report.text_bytes, report.tokens - found))
+    return report
+
+
+def _batches(corpus: Corpus, first: int) -> Iterator[list[tuple[int, Document]]]:
+    """Documents with their ids, from number `first` on."""
     batch: list[tuple[int, Document]] = []
     characters = 0
-    for doc_id, document in enumerate(corpus):
+    for doc_id, document in islice(enumerate(corpus), first, None):
         batch.append((doc_id, document))
         characters += len(document.text)
         if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
@@ -157,12 +201,12 @@ def _encode(
 
 
 def _write(
-    writer: ShardWriter, table: TextIO, rows: list[_Row], chunk_tokens: int, least: int, report: TokeniseReport
+    writer: ShardWriter, unfinished: Unfinished, rows: list[_Row], options: _Options, report: TokeniseReport
 ) -> None:
     kept: list[tuple[_Row, int]] = []  # with its number of chunks
     for row in rows:
-        count, rest = divmod(len(row.ids), chunk_tokens)
-        if rest >= least:
+        count, rest = divmod(len(row.ids), options.chunk_tokens)
+        if rest >= options.min_chunk_tokens:
             count, rest = count + 1, 0
         report.dropped_tokens += rest
         if count == 0:
@@ -173,9 +217,9 @@ def _write(
         report.chunks += count
         report.tokens += len(row.ids) - rest
         entry = {"doc_id": row.doc_id, "source": row.document.source, "name": row.document.name}
-        table.write(json.dumps({**entry, "tokens": len(row.ids) - rest}, ensure_ascii=False) + "\n")
+        unfinished.add({**entry, "tokens": len(row.ids) - rest})
     if kept:
-        _append(writer, kept, chunk_tokens)
+        _append(writer, kept, options.chunk_tokens)
 
 
 def _append(writer: ShardWriter, kept: list[tuple[_Row, int]], chunk_tokens: int) -> None:
@@ -203,17 +247,3 @@ def _append(writer: ShardWriter, kept: list[tuple[_Row, int]], chunk_tokens: int
         next_tokens=next_tokens,
         valid_lens=valid_lens,
     )
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[TextIO]:
-    """A text file that is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

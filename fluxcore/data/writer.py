@@ -1,6 +1,5 @@
 """Write a data set: chunks of tokens into shards, then the manifest that makes them visible."""
 
-import errno
 import os
 import uuid as uuids
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +13,8 @@ import numpy as np
 from fluxcore.data import chunk_checks as checks
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
-from fluxcore.data.manifest import MANIFEST_NAME, ColumnInfo, Manifest, SortKey, publish
-from fluxcore.data.shard_series import ShardSeries, remove_unlisted
+from fluxcore.data.manifest import ColumnInfo, Manifest, SortKey, publish
+from fluxcore.data.shard_series import ShardSeries, check_vacant, remove_unlisted
 
 _BLOCK_CHUNKS = 256  # chunks that `append` gathers before they are written together
 
@@ -104,17 +103,27 @@ class ShardWriter:
         self._lock = WriterLock(self.path)
         self._open = True
         try:
-            if (self.path / MANIFEST_NAME).exists():
-                raise FileExistsError(
-                    errno.EEXIST,
-                    "the folder holds a data set already; write to another folder, or remove this one first",
-                    str(self.path),
-                )
+            check_vacant(self.path)
             self._left_out = self._series.adopt() if resume else 0
             remove_unlisted(self.path, None, keep=[shard.name for shard in self._series.shards])
         except BaseException as error:
             self._abandon(error)
             raise
+
+    @property
+    def stored_chunks(self) -> int:
+        """Chunks in full shards, which a writer that goes on takes over."""
+        return self._series.chunks
+
+    def leave_out(self, count: int) -> None:
+        """Count the next chunks as given, unseen: they lie in shards that were taken over.
+
+        Raises:
+            ValueError: so many do not lie there.
+        """
+        if not 0 <= count <= self._left_out:
+            raise ValueError(f"`count` must be within [0, {self._left_out}], the chunks taken over, got {count}")
+        self._chunks, self._left_out = self._chunks + count, self._left_out - count
 
     def append(
         self,
@@ -162,7 +171,6 @@ class ShardWriter:
                 "valid_len": [row.size],
                 "scores": {name: [value] for name, value in (scores or {}).items()},
                 "mask": None if mask is None else np.asarray(mask)[None],
-                "original_index": None,
             },
             at_once=False,
         )
@@ -240,9 +248,7 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if kind is None:
             self.close()
         elif self._open:
@@ -262,8 +268,7 @@ class ShardWriter:
         """Check chunks and take them in; written `at_once` they may lie in the caller's own arrays."""
         if not self._open:
             raise ValueError("the writer is closed\n\nWrite before leaving the `with` block.")
-        count = len(given["tokens"])
-        indices = given["original_index"]
+        count, indices = len(given["tokens"]), given.get("original_index")
         if self._chunks > 0 and (indices is not None) != bool(self._given_indices):
             raise ValueError("`original_index` must be given for every batch or for none")
         if indices is None:
@@ -276,11 +281,9 @@ class ShardWriter:
         if indices is not None:
             self._given_indices.append(columns["original_index"].copy())
         self._chunks += count
-        known = min(self._left_out, count)
-        self._left_out -= known
-        if known == count:
-            return
-        self._pending.append({name: values[known:] for name, values in {"tokens": given["tokens"], **columns}.items()})
+        self._left_out -= (known := min(self._left_out, count))
+        if known < count:
+            self._pending.append({name: col[known:] for name, col in {"tokens": given["tokens"], **columns}.items()})
         if at_once or len(self._pending) >= _BLOCK_CHUNKS:
             self._flush()
 

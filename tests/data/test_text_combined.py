@@ -1,6 +1,6 @@
 import pytest
 
-from fluxcore.data.text import Corpus, Document, in_parts, join
+from fluxcore.data.text import Corpus, Document, files, in_parts, join
 
 
 class Texts(Corpus):
@@ -44,3 +44,17 @@ def test_a_part_ends_at_a_blank_line_and_nothing_is_lost(text, parts):
 def test_part_bytes_of_nothing_is_refused():
     with pytest.raises(ValueError, match="`part_bytes` must be > 0, got 0"):
         in_parts(Texts("a", "x"), 0)
+
+
+def test_identities_are_those_of_all_parts(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    a, b = (files(tmp_path / f"{name}.txt") for name in "ab")
+    found = [join([a, b]).identity, join([b, a]).identity, join([a]).identity, in_parts(a, 5).identity]
+    found += [in_parts(a, 6).identity, a.identity, b.identity]
+    assert len(set(found)) == len(found)
+    assert join([a, b]).identity == join([a, b]).identity
+    assert in_parts(a, 5).identity == in_parts(a, 5).identity
+    assert Texts("s", "x").identity is None
+    assert join([a, Texts("s", "x")]).identity is None
+    assert in_parts(Texts("s", "x"), 5).identity is None

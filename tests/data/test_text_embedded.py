@@ -46,3 +46,9 @@ def test_bad_arguments():
         embedded(budget_bytes=0)
     with pytest.raises(ValueError, match="no text of reference that fits in 10 bytes\n\nRaise `budget_bytes`"):
         embedded(["reference"], budget_bytes=10)
+
+
+def test_its_identity_goes_by_the_text():
+    one = embedded(["reference"], budget_bytes=5000).identity
+    assert one == embedded(["reference"], budget_bytes=5000).identity
+    assert one != embedded(["reference"], budget_bytes=5000, seed=1).identity

@@ -1,6 +1,7 @@
 """Documents from the user's own files, and every input that cannot be read."""
 
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -138,3 +139,18 @@ def test_unknown_way_to_treat_errors(tmp_path):
 def test_a_file_that_is_not_parquet(tmp_path):
     with pytest.raises(ValueError, match=r"a\.parquet` must be a Parquet file"):
         list(files(write(tmp_path / "a.parquet", "PAR0" * 10)))
+
+
+def test_its_identity_goes_by_files_and_options(tmp_path):
+    path = write(tmp_path / "a.txt", "one")
+    first = files(path).identity
+    assert files(path).identity == first
+    others = {files(path, column="other").identity, files(path, errors="replace").identity}
+    others |= {files(write(tmp_path / "b.txt", "one")).identity}
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    others |= {files(path).identity}
+    write(path, "longer")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    others |= {files(path).identity}
+    assert len(others | {first}) == 6

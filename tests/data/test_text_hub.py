@@ -125,3 +125,14 @@ def test_a_hub_out_of_reach_is_said_clearly(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "could not be reached for `nobody/nothing`" in done.stdout
     assert "HF_HOME" in done.stdout
+
+
+def test_its_identity_is_the_same_in_another_process(folder, tmp_path):
+    found = hub(folder).identity
+    code = f"from fluxcore.data.text import hub; print(hub({folder!r}).identity)"
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == found
+    assert hub(folder, split="train[:1]").identity != found
+    assert hub(folder, column="turns", adapter="dialogue").identity != found
+    assert hub(folder, streaming=True).identity is None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from fluxcore.data.text.corpus import Corpus, Document
+from fluxcore.data.text.corpus import Corpus, Document, digest
 
 
 def join(corpora: Sequence[Corpus]) -> Corpus:
@@ -42,6 +42,12 @@ class _Joined(Corpus):
         self.size_bytes = None if None in sizes else sum(size for size in sizes if size is not None)
         self._corpora = corpora
 
+    @property
+    def identity(self) -> str | None:
+        """Of all of them; None where one has none."""
+        identities = [corpus.identity for corpus in self._corpora]
+        return None if None in identities else digest("joined", identities)
+
     def __iter__(self) -> Iterator[Document]:
         for corpus in self._corpora:
             yield from corpus
@@ -51,6 +57,12 @@ class _InParts(Corpus):
     def __init__(self, corpus: Corpus, part_bytes: int) -> None:
         self.sources, self.size_bytes = corpus.sources, corpus.size_bytes
         self._corpus, self._part_bytes = corpus, part_bytes
+
+    @property
+    def identity(self) -> str | None:
+        """Of the corpus and the size of a part."""
+        whole = self._corpus.identity
+        return None if whole is None else digest("in parts", whole, self._part_bytes)
 
     def __iter__(self) -> Iterator[Document]:
         for document in self._corpus:

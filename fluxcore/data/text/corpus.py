@@ -1,5 +1,6 @@
 """What a corpus is: documents in a fixed order, each with its source and name."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,19 @@ class Corpus(ABC):
     size_bytes: int | None = None
     """About how many bytes of text there are, for a progress bar; None where only reading would tell."""
 
+    @property
+    def identity(self) -> str | None:
+        """Tells this corpus from every other, and from itself once its text has changed; None where only reading would.
+
+        Of files it goes by paths, sizes and times. Work on a corpus that has one can go on where it was cut off.
+        """
+        return None
+
     @abstractmethod
     def __iter__(self) -> Iterator[Document]:
         """The documents, in the same order each time."""
+
+
+def digest(*facts: object) -> str:
+    """A short text that follows from plain values, such as those that make up an identity."""
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()

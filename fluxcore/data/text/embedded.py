@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fluxcore.data.text.corpus import Corpus, Document
+from fluxcore.data.text.corpus import Corpus, Document, digest
 
 _NOT_LIBRARY = frozenset({"site-packages", "dist-packages", "__pycache__", "test", "tests", "pydoc_data"})
 _LICENCE_NAMES = ("licen", "copying", "notice", "authors")  # as they begin, in lower case
@@ -67,6 +67,11 @@ class _Embedded(Corpus):
         self.sources = sources
         self.size_bytes = sum(len(document.text.encode()) for document in documents)
         self._documents = documents
+
+    @property
+    def identity(self) -> str:
+        """By the text itself, which is in memory."""
+        return digest("embedded", [(document.source, document.name, document.text) for document in self._documents])
 
     def __iter__(self) -> Iterator[Document]:
         return iter(self._documents)

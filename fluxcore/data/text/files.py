@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 
-from fluxcore.data.text.corpus import Corpus, Document
+from fluxcore.data.text.corpus import Corpus, Document, digest
 from fluxcore.data.text.decode import DecodeErrors, decode, without_surrogates
 from fluxcore.errors import require
 
@@ -63,6 +63,13 @@ class _Files(Corpus):
             self._paths += [(source, found, name) for found, name in self._find(path)]
         if not any(path.suffix.lower() in PARQUET_SUFFIXES for _, path, _ in self._paths):  # these are compressed
             self.size_bytes = sum(path.stat().st_size for _, path, _ in self._paths)
+
+    @property
+    def identity(self) -> str:
+        """By path, size and time of each file."""
+        seen = [(source, name, str(path.absolute()), path.stat()) for source, path, name in self._paths]
+        facts = [(*names, status.st_size, status.st_mtime_ns) for *names, status in seen]
+        return digest("files", self._column, self._errors.value, self.sources, facts)
 
     def _find(self, path: Path) -> Iterator[tuple[Path, str]]:
         if not path.exists():

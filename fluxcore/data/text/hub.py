@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fluxcore.data.text.corpus import Corpus, Document
+from fluxcore.data.text.corpus import Corpus, Document, digest
 from fluxcore.errors import require
 
 _CONTENT_KEYS = ("content", "value", "text")  # of a turn: chat templates, ShareGPT, others
@@ -55,7 +55,11 @@ def hub(
         if columns is not None and wanted is not None and wanted not in columns:
             raise ValueError(f"`{name}` has no column {wanted!r}\n\nPass `{key}`; there are: {', '.join(columns)}")
     source = _Source(name) if label_column is None else _Labels(name, rows, label_column, labels)
-    return _Hub(name, rows, column, ADAPTERS[adapter], language, source)
+    # Rows that are streamed have no fingerprint: nothing tells whether they are still the same.
+    seen = getattr(rows, "_fingerprint", None)
+    told = (name, config, split, column, adapter, language, folder, revision, label_column, source.names)
+    identity = None if seen is None else digest("hub", seen, *told)
+    return _Hub(name, rows, column, ADAPTERS[adapter], language, source, identity)
 
 
 class _Source:
@@ -93,11 +97,24 @@ class _Labels(_Source):
 
 class _Hub(Corpus):
     def __init__(
-        self, name: str, rows: Any, column: str, adapter: "Adapter", language: str | None, source: _Source
+        self,
+        name: str,
+        rows: Any,
+        column: str,
+        adapter: "Adapter",
+        language: str | None,
+        source: _Source,
+        identity: str | None,
     ) -> None:
         self.sources = source.names
+        self._identity = identity
         self._name, self._rows, self._column = name, rows, column
         self._adapter, self._language, self._source = adapter, language, source
+
+    @property
+    def identity(self) -> str | None:
+        """By the fingerprint that `datasets` gives the rows; None for rows that are streamed."""
+        return self._identity
 
     def __iter__(self) -> Iterator[Document]:
         for number, row in enumerate(self._rows):
