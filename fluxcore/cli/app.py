@@ -15,6 +15,7 @@ from fluxcore.cli.info import info
 from fluxcore.cli.report import report
 from fluxcore.cli.score import score
 from fluxcore.cli.sort import sort
+from fluxcore.cli.sort_job import sort_job
 from fluxcore.cli.tokenize import tokenize
 from fluxcore.cli.variadic import VariadicCommand
 from fluxcore.cli.verify import verify
@@ -78,6 +79,7 @@ def fluxcore(
 
 for command in (demo, tokenize, score, sort, convert, export, info, verify, report, doctor):
     app.command(cls=VariadicCommand)(command)
+app.add_typer(sort_job, name="sort-job")
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """`fluxcore sort`: write a data set anew in the order of a score."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +29,6 @@ def sort(
     from fluxcore.cli.progress import progress_bar
     from fluxcore.data.manifest import MANIFEST_NAME
     from fluxcore.data.progress import Progress
-    from fluxcore.data.tokenise import DOCUMENTS_FILE, TOKENIZER_FILE
 
     if (dst is None) != index_only:
         raise typer.BadParameter("give either DST, the folder to write, or --index-only")
@@ -54,8 +52,5 @@ def sort(
             memory_bytes=memory_bytes,
             progress=lambda done, total: progress(Progress(done, total, done * ds.chunk_tokens)),
         )
-    for name in (TOKENIZER_FILE, DOCUMENTS_FILE):
-        if (src / name).exists() and not (dst / name).exists():
-            shutil.copyfile(src / name, dst / name)
     state = "was already" if result.already_sorted else "is"
     typer.echo(f"{dst}: {result.chunks:,} chunks; it {state} {src} sorted by {by}, {direction}")

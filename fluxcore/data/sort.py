@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fluxcore import _core
+from fluxcore.data.companions import take_along
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.dataset import open as open_data_set
 from fluxcore.data.lock import WriterLock
@@ -45,9 +46,10 @@ def sort(
 ) -> SortResult:
     """Write the chunks of `src` to a new data set `dst`, ordered by (`column`, source, document, offset, chunk).
 
-    All columns come along; `original_index` still says where a chunk stood when it was first written, so that
-    `Order.sorted("original_index")` has that order back. Each chunk is read once and checked. The same sort of the same
-    data set gives the same bytes, whatever the memory.
+    All columns come along, and so do the tokenizer and the table of documents that lie beside the shards.
+    `original_index` still says where a chunk stood when it was first written, so that `Order.sorted("original_index")`
+    has that order back. Each chunk is read once and checked. The same sort of the same data set gives the same bytes,
+    whatever the memory.
 
     Several data sets become one: sources are united by name, and document ids and original indices of each go on behind
     the highest of those before it, so that both stay unique.
@@ -80,7 +82,7 @@ def sort(
     check_score(parts, column)
     key = SortKey(column=column, descending=descending)
     if is_sort_of(target, parts, key):
-        return SortResult(target, len(parts), already_sorted=not add_missing_columns(parts, target))
+        return SortResult(target, len(parts), already_sorted=not _complete(parts, target))
     report = progress or (lambda _done, _total: None)
     manifest = sorted_manifest(parts, key, shard_bytes)
     names = list(manifest.columns)
@@ -95,8 +97,14 @@ def sort(
             rows = partition_rows(parts, partitions, names, memory, start=copy.kept, stop=len(parts))
         copy.write(rows, lambda done: report(done, len(parts)))
         copy.publish()
-    add_missing_columns(parts, target)
+    _complete(parts, target)
     return SortResult(target, len(parts), already_sorted=False)
+
+
+def _complete(parts: Parts, target: Path) -> bool:
+    """Add what has no place in the shards; whether a column was missing."""
+    take_along(parts, target)
+    return add_missing_columns(parts, target)
 
 
 def sort_disk_bytes(

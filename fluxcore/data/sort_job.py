@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from fluxcore.data.chunk_checks import check_order
+from fluxcore.data.companions import take_along
 from fluxcore.data.dataset import open as open_data_set
 from fluxcore.data.finished_shards import check_finished, is_finished, standing
 from fluxcore.data.lock import WriterLock
@@ -170,6 +171,7 @@ class SortJob:
                 keys = [key for shard in shards for key in (shard.first_key, shard.last_key)]
                 check_order(np.array(keys, np.float32), self._plan.key, None)
                 publish(self.path, replace(self._manifest(parts), shards=shards))
+        take_along(parts, self.path)
         add_missing_columns(parts, self.path)
         remove_plan(self.path)
 
