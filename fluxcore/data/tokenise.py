@@ -53,6 +53,7 @@ def tokenise(
     append_end: bool = True,
     shard_bytes: int = 1 << 30,
     uuid: UUID | None = None,
+    allow_empty: bool = False,
     progress: ProgressCallback | None = None,
 ) -> TokeniseReport:
     """Write the tokens of every document as a data set at `path`, with the tokenizer and a table of the documents.
@@ -77,10 +78,11 @@ def tokenise(
         shard_bytes: size of a shard file.
         uuid: of the data set; None for one that follows from the text's `identity`, the tokenizer and the options, or a
             random one where the text has no identity.
+        allow_empty: write a data set without chunks where no document has one, for a part among others.
         progress: told after each batch and at the end, in bytes of text.
     Raises:
         ValueError: an argument out of range, ids beyond `dtype` (before anything is written), or no document that has
-            a token.
+            a token, unless `allow_empty`.
         OSError: `path` cannot be written.
     """
     if not 1 <= min_chunk_tokens <= chunk_tokens:
@@ -89,7 +91,15 @@ def tokenise(
         )
     end = np.array([tokenizer.end_id] if append_end and tokenizer.end_id is not None else [], dtype=np.uint32)
     stored = dtype or smallest_dtype(tokenizer.vocab_size)
-    told = _identity(corpus, tokenizer, chunk_tokens, min_chunk_tokens, stored, append_end, shard_bytes)
+    told = shards_identity(
+        corpus,
+        tokenizer,
+        chunk_tokens=chunk_tokens,
+        min_chunk_tokens=min_chunk_tokens,
+        dtype=stored,
+        append_end=append_end,
+        shard_bytes=shard_bytes,
+    )
     own = told if uuid is None else None
     options = _Options(end, chunk_tokens, min_chunk_tokens)
     out = Path(path)
@@ -108,7 +118,7 @@ def tokenise(
         Unfinished(out / DOCUMENTS_FILE, None if own is None else own.hex, writer.stored_chunks) as unfinished,
     ):
         report = _write_all(corpus, tokenizer, writer, unfinished, options, progress)
-        if report.chunks == 0:
+        if report.chunks == 0 and not allow_empty:
             raise ValueError(
                 f"no document of {', '.join(corpus.sources)} has a chunk of tokens: {report.empty_documents} without"
                 f" a token, {report.short_documents} with fewer than {min_chunk_tokens}"
@@ -139,10 +149,25 @@ class _Row:
     ids: NDArray[np.uint32]
 
 
-def _identity(corpus: Corpus, tokenizer: Tokenizer, *options: object) -> UUID | None:
-    """What tells the shards of this text, tokenizer and options from others; None where nothing tells the text."""
+def shards_identity(
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    *,
+    chunk_tokens: int = 1024,
+    min_chunk_tokens: int = 2,
+    dtype: str | None = None,
+    append_end: bool = True,
+    shard_bytes: int = 1 << 30,
+) -> UUID | None:
+    """The uuid that `tokenise` gives with these arguments, by which a finished data set is known again.
+
+    Returns:
+        What tells shards of this text, tokenizer and options from others; None where nothing tells the text.
+    """
     if corpus.identity is None:
         return None
+    stored = dtype or smallest_dtype(tokenizer.vocab_size)
+    options = (chunk_tokens, min_chunk_tokens, stored, append_end, shard_bytes)
     return UUID(hex=digest("tokenise", corpus.identity, tokenizer.fingerprint, *options))
 
 

@@ -150,3 +150,19 @@ def test_a_file_that_cannot_be_read_half_way_leaves_nothing(letters, tmp_path):
     with pytest.raises(ValueError, match=r"b\.txt` must be UTF-8, got the bytes ff at byte 4"):
         tokenise(files(folder), tmp_path / "ds", letters)
     assert nothing_written(tmp_path / "ds")
+
+
+def test_a_part_without_a_chunk_may_be_written(letters, tmp_path):
+    (tmp_path / "blank.txt").write_text(" \n")
+    blank = files([tmp_path / "blank.txt"])
+    with pytest.raises(ValueError, match="has a chunk of tokens"):
+        tokenise(blank, tmp_path / "ds", letters)
+    report = tokenise(blank, tmp_path / "ds", letters, allow_empty=True)
+    assert (report.chunks, report.empty_documents, len(fluxcore.data.open(tmp_path / "ds"))) == (0, 1, 0)
+
+
+def test_a_finished_data_set_is_known_by_its_identity(corpus, letters, tmp_path):
+    tokenise(corpus, tmp_path / "ds", letters, chunk_tokens=8)
+    uuid = UUID(hex=fluxcore.data.open(tmp_path / "ds").uuid)
+    assert module.shards_identity(corpus, letters, chunk_tokens=8) == uuid
+    assert module.shards_identity(corpus, letters, chunk_tokens=9) != uuid
