@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluxcore.data.chunk_checks import Array
-from fluxcore.data.columns import shard_column
+from fluxcore.data.columns import find_column
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
+from fluxcore.data.mapped_copy import take_mapped
 
 
 def take_columns(ds: Dataset, names: Iterable[str], ids: NDArray[np.uint64]) -> dict[str, Array]:
@@ -30,6 +31,7 @@ def take_columns(ds: Dataset, names: Iterable[str], ids: NDArray[np.uint64]) -> 
         if stop > start:
             rows = ids[start:stop] - np.uint64(shards[number].base)
             for name, values in columns.items():
-                values[start:stop] = shard_column(ds.path, ds.manifest, ds._core, number, name)[rows]
+                view, path = find_column(ds.path, ds.manifest, ds._core, number, name)
+                values[start:stop] = take_mapped(view, rows, path)
         start = stop
     return columns

@@ -17,6 +17,7 @@ from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo
 from fluxcore.data.manifest_check import MAX_COLUMNS, MAX_SHARD_COLUMNS, STANDARD_COLUMNS
+from fluxcore.data.mapped_copy import copy_mapped
 from fluxcore.data.shard_series import quantiles, remove_unlisted
 from fluxcore.errors import CorruptShardError
 
@@ -48,14 +49,20 @@ def open_sidecar(folder: Path, manifest: Manifest, number: int, info: SidecarInf
     return sidecar
 
 
-def shard_column(folder: Path, manifest: Manifest, core: _core.ShardSet, number: int, name: str) -> Array:
-    """Column `name` of one shard as a read-only view of its file."""
+def find_column(folder: Path, manifest: Manifest, core: _core.ShardSet, number: int, name: str) -> tuple[Array, Path]:
+    """Column `name` of one shard as a read-only view of its file, and that file.
+
+    Whoever reads the view is killed by SIGBUS when the file is cut: copy it by `mapped_copy`.
+
+    Raises:
+        CorruptShardError: it is not what the manifest lists, or not what was written.
+    """
     shard = manifest.shards[number]
     listed = STANDARD_COLUMNS.get(name) or manifest.columns[name].dtype
-    values = None
+    values, path = None, folder / shard.name
     for info in shard.sidecars:
         if name in info.columns:
-            values = open_sidecar(folder, manifest, number, info).column(name)
+            values, path = open_sidecar(folder, manifest, number, info).column(name), folder / info.name
     if values is None and (name in STANDARD_COLUMNS or name in core.column_names(number)):
         values = core.column(number, name)
     if values is None or values.dtype != listed:
@@ -64,16 +71,23 @@ def shard_column(folder: Path, manifest: Manifest, core: _core.ShardSet, number:
             f"`{folder / shard.name}` is corrupt: the manifest lists column `{name}` as {listed}, here it is {found}",
             shard=shard.name,
         )
+    return values, path
+
+
+def shard_column(folder: Path, manifest: Manifest, core: _core.ShardSet, number: int, name: str) -> Array:
+    """Column `name` of one shard, in memory."""
+    view, path = find_column(folder, manifest, core, number, name)
+    values = np.empty_like(view)
+    copy_mapped(view, values, path)
     return values
 
 
 def read_column(folder: Path, manifest: Manifest, core: _core.ShardSet, name: str) -> Array:
-    """Column `name` of all chunks: a view where there is one shard, else a copy; read-only."""
-    parts = [shard_column(folder, manifest, core, number, name) for number in range(len(manifest.shards))]
-    if len(parts) == 1:
-        return parts[0]
-    dtype = STANDARD_COLUMNS.get(name) or manifest.columns[name].dtype
-    values = np.concatenate(parts) if parts else np.empty(0, dtype)
+    """Column `name` of all chunks, in memory; read-only."""
+    values = np.empty(manifest.chunks, STANDARD_COLUMNS.get(name) or manifest.columns[name].dtype)
+    for number, shard in enumerate(manifest.shards):
+        view, path = find_column(folder, manifest, core, number, name)
+        copy_mapped(view, values[shard.base : shard.base + shard.chunks], path)
     values.flags.writeable = False
     return values
 

@@ -151,11 +151,11 @@ class Dataset:
         return self._core.gather(numbers, out=out, targets=targets, verify=self._verify)
 
     def column(self, name: str) -> Array:
-        """A column of all chunks, [len], read-only; with one shard a view of the file, else a copy.
+        """A column of all chunks, [len], read-only and in memory: nothing that happens to the files reaches it.
 
         Raises:
             KeyError: there is no such column; the message lists them.
-            CorruptShardError: its bytes are not what was written.
+            CorruptShardError: its bytes are not what was written, or the file was cut meanwhile.
         """
         if name not in self.columns:
             raise KeyError(f"no column `{name}`; there are {', '.join(self.columns)}")
@@ -186,16 +186,28 @@ class Dataset:
         columns.add_columns(self.path, self.uuid, values, definitions or {})
         self._load()
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        resume_from: str | os.PathLike[str] | None = None,
+    ) -> VerifyReport:
         """Read and check everything: every byte, every chunk, every column, and how they fit together.
 
         Args:
             progress: Called with the chunks done and the chunks in all, after each shard.
+            resume_from: File that keeps which shards were found sound, so that a run that was killed, or met a fault,
+                goes on behind them; a shard whose files were changed since is checked again. It is made where there is
+                none, counts for this folder and manifest alone, and is deleted when all is sound. None: nothing is
+                written anywhere.
 
         Raises:
             CorruptShardError: the first fault; shard, chunk and document where they are known.
+            ValueError: `resume_from` holds something else.
+            OSError: `resume_from` cannot be written.
         """
-        return verify_dataset(self.path, self.manifest, self._core, progress)
+        state = None if resume_from is None else Path(resume_from)
+        return verify_dataset(self.path, self.manifest, self._core, progress, state)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (str(self.path), "always" if self._verify else "never", self.uuid)

@@ -2,11 +2,13 @@
 
 import os
 
+import numpy as np
 import pytest
 from support.data_sets import write_data_set
 
 import fluxcore.data
-from fluxcore.data import Loader, Order
+from fluxcore.data import Filter, Loader, Order
+from fluxcore.data.column_parts import take_columns
 from fluxcore.errors import CorruptShardError
 
 PAGE = 4096
@@ -75,6 +77,39 @@ def test_a_section_that_is_first_read_when_it_is_gone(ds):
     cut(ds, 16)
     with pytest.raises(CorruptShardError, match="cannot be read: the file was cut"):
         ds.column("score")
+
+
+ALL = np.arange(CHUNKS, dtype=np.uint64)
+COLUMN_READS = {
+    "a column": lambda ds: ds.column("score"),
+    "a column that was added": lambda ds: ds.column("added"),
+    "some rows of columns": lambda ds: take_columns(ds, ["score", "doc_id"], ALL),
+    "an order": lambda ds: Order.sorted("score").compile(ds),
+    "a filter": lambda ds: Loader(ds, Order.shuffled(), global_batch_size=8, where=Filter("score", low=0)),
+    "a mixture": lambda ds: Loader(ds, Order.shuffled(), global_batch_size=8, mix={"web": 1, "code": 1}),
+    "what is known of rows": lambda ds: ds._core.describe(ALL),
+}
+
+
+@pytest.mark.parametrize("read", COLUMN_READS.values(), ids=COLUMN_READS)
+def test_columns_that_were_read_before_the_cut(ds, read):
+    """They were checked then, and are not checked again."""
+    ds.add_column("added", np.arange(CHUNKS))
+    read(ds)
+    for path in ds.path.glob("shard-*"):
+        os.truncate(path, PAGE + 500)
+    with pytest.raises(CorruptShardError, match=r"cut (after|short)") as error:
+        read(ds)
+    assert error.value.shard.startswith("shard-000000.")
+
+
+def test_a_column_in_hand_and_the_scores_of_a_batch_outlast_the_file(ds):
+    expected = ds.column("score").tolist()
+    column = ds.column("score")
+    meta = next(iter(Loader(ds, Order.sorted("original_index"), global_batch_size=8, columns=["score"]))).meta
+    cut(ds, 0)
+    assert column.tolist() == expected
+    assert meta.scores["score"].tolist() == expected[:8]
 
 
 def test_the_same_process_reads_on_elsewhere(ds, tmp_path):
