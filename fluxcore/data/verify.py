@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fluxcore.data.columns import open_sidecar, shard_column
 from fluxcore.data.manifest import Manifest
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
 from fluxcore.data.shard_series import quantiles
+from fluxcore.data.verify_state import VerifyState
 from fluxcore.errors import CorruptShardError
 
 
@@ -28,28 +30,36 @@ class VerifyReport:
     bytes: int
     """Of shards and sidecars."""
     seconds: float
+    resumed_shards: int
+    """Of them, found sound by the run that this one went on from."""
 
 
 def verify_dataset(
-    folder: Path, manifest: Manifest, core: _core.ShardSet, progress: Callable[[int, int], None] | None
+    folder: Path,
+    manifest: Manifest,
+    core: _core.ShardSet,
+    progress: Callable[[int, int], None] | None,
+    resume_from: Path | None,
 ) -> VerifyReport:
     """Check every byte of the data set; see `Dataset.verify`."""
     started = time.perf_counter()
-    tokens, indices = 0, []
-    for number, shard in enumerate(manifest.shards):
-        core.verify_shard(number)
-        for sidecar in shard.sidecars:
-            open_sidecar(folder, manifest, number, sidecar).verify()
-        columns = {
-            name: shard_column(folder, manifest, core, number, name) for name in (*STANDARD_COLUMNS, *manifest.columns)
-        }
-        if fault := _fault_of_columns(manifest, number, columns):
-            raise CorruptShardError(f"`{folder / shard.name}` is corrupt: {fault}", shard=shard.name)
-        tokens += int(columns["valid_len"].sum(dtype=np.uint64))
-        indices.append(columns["original_index"])
-        if progress is not None:
-            progress(shard.base + shard.chunks, manifest.chunks)
-    _check_unique(folder, manifest, indices)
+    tokens, indices, resumed = 0, [], 0
+    with VerifyState(resume_from, folder, manifest) if resume_from is not None else nullcontext() as state:
+        for number, shard in enumerate(manifest.shards):
+            if state is not None and state.has(shard):
+                resumed += 1
+            else:
+                stamp = [] if state is None else state.stamp(shard)
+                _verify_shard(folder, manifest, core, number)
+                if state is not None:
+                    state.add(shard, stamp)
+            tokens += int(shard_column(folder, manifest, core, number, "valid_len").sum(dtype=np.uint64))
+            indices.append(shard_column(folder, manifest, core, number, "original_index"))
+            if progress is not None:
+                progress(shard.base + shard.chunks, manifest.chunks)
+        _check_unique(folder, manifest, indices)
+        if state is not None:
+            state.remove()
     return VerifyReport(
         shards=len(manifest.shards),
         sidecars=sum(len(shard.sidecars) for shard in manifest.shards),
@@ -57,7 +67,20 @@ def verify_dataset(
         tokens=tokens,
         bytes=sum(shard.bytes + sum(car.bytes for car in shard.sidecars) for shard in manifest.shards),
         seconds=time.perf_counter() - started,
+        resumed_shards=resumed,
     )
+
+
+def _verify_shard(folder: Path, manifest: Manifest, core: _core.ShardSet, number: int) -> None:
+    shard = manifest.shards[number]
+    core.verify_shard(number)
+    for sidecar in shard.sidecars:
+        open_sidecar(folder, manifest, number, sidecar).verify()
+    columns = {
+        name: shard_column(folder, manifest, core, number, name) for name in (*STANDARD_COLUMNS, *manifest.columns)
+    }
+    if fault := _fault_of_columns(manifest, number, columns):
+        raise CorruptShardError(f"`{folder / shard.name}` is corrupt: {fault}", shard=shard.name)
 
 
 def _fault_of_columns(manifest: Manifest, number: int, columns: dict[str, Array]) -> str:
