@@ -7,6 +7,8 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
+from fluxcore.data.regular_file import open_regular
+from fluxcore.durable import naming
 from fluxcore.errors import DatasetLockedError
 
 LOCK_NAME = ".fluxcore.lock"
@@ -28,10 +30,12 @@ class WriterLock:
 
     def __init__(self, folder: Path, *, shared: bool = False) -> None:
         self._shared = shared
+        self._owner = os.getpid()
         path = folder / LOCK_NAME
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        self._fd = open_regular(path, os.O_RDWR | os.O_CREAT)
         try:
-            self._take(folder)
+            with naming(path):
+                self._take(folder)
         except BaseException:
             self.release()
             raise
@@ -54,11 +58,32 @@ class WriterLock:
         except (ValueError, KeyError, TypeError):
             return "another process"  # which has the lock and has not yet signed it
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process took it, and not one that this one was forked from."""
+        return os.getpid() == self._owner
+
+    def check_process(self) -> None:
+        """Check that this process may write.
+
+        Raises:
+            ValueError: it is a fork of the one that took the lock.
+        """
+        if not self.is_ours:
+            raise ValueError(
+                f"the writer is that of process {self._owner}, this is its fork {os.getpid()}"
+                "\n\nWrite in the process that made the writer, or to another folder."
+            )
+
     def release(self) -> None:
         """Let the next writer in. Doing it twice is harmless."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._fd < 0:
+            return
+        if self.is_ours:
+            # Closing would leave it to a process that was forked meanwhile, and in which nobody writes.
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        os.close(self._fd)
+        self._fd = -1
 
     def __enter__(self) -> "WriterLock":
         return self

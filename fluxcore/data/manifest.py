@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from fluxcore.data.manifest_check import (
     UnsupportedVersionError,
     check_document,
 )
+from fluxcore.data.regular_file import open_regular
 from fluxcore.errors import CorruptShardError
 
 MANIFEST_NAME = "manifest.json"
@@ -139,15 +141,17 @@ def read(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        size = path.stat().st_size
+        file = os.fdopen(open_regular(path, os.O_RDONLY), "rb")
     except FileNotFoundError as error:
         message = f"no data set: `{MANIFEST_NAME}` is missing"
         if folder.is_dir() and next(folder.glob("shard-*.fxs"), None) is not None:
             message += "; writing was interrupted before it was published, write it again"
         raise FileNotFoundError(error.errno, message, str(folder)) from None
-    if size > MAX_MANIFEST_BYTES:
-        raise _corrupt(path, f"it has {size} bytes, at most {MAX_MANIFEST_BYTES} are allowed")
-    return decode(path.read_bytes(), path)
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_MANIFEST_BYTES:
+            raise _corrupt(path, f"it has {size} bytes, at most {MAX_MANIFEST_BYTES} are allowed")
+        return decode(file.read(size), path)
 
 
 def decode(data: bytes, path: Path) -> Manifest:

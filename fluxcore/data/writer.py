@@ -13,7 +13,7 @@ import numpy as np
 from fluxcore.data import chunk_checks as checks
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
-from fluxcore.data.manifest import ColumnInfo, Manifest, SortKey, publish
+from fluxcore.data.manifest import MANIFEST_NAME, ColumnInfo, Manifest, SortKey, publish
 from fluxcore.data.shard_series import ShardSeries, check_vacant, remove_unlisted
 
 _BLOCK_CHUNKS = 256  # chunks that `append` gathers before they are written together
@@ -237,8 +237,7 @@ class ShardWriter:
             checks.check_unique(self._given_indices)
             if self._left_out > 0:
                 raise ValueError(f"{self._left_out} chunks are missing that the interrupted writer was given")
-            shards = self._series.finish()
-            publish(self.path, replace(self._manifest, shards=shards))
+            publish(self.path, replace(self._manifest, shards=self._series.finish()))
         except BaseException as error:
             self._abandon(error)
             raise
@@ -256,11 +255,11 @@ class ShardWriter:
 
     def _abandon(self, error: BaseException | None) -> None:
         self._open = False
+        # Published is what has a manifest, whatever came after that: a folder that cannot be synced, an interrupt.
+        keep = (self._resume and isinstance(error, OSError | KeyboardInterrupt)) or (self.path / MANIFEST_NAME).exists()
         try:
-            if self._resume and isinstance(error, OSError | KeyboardInterrupt):
-                self._series.discard_unfinished()
-            else:
-                self._series.discard()
+            if self._lock.is_ours:  # a fork leaves alone what the process that made the writer goes on with
+                (self._series.discard_unfinished if keep else self._series.discard)()
         finally:
             self._lock.release()
 
@@ -288,9 +287,10 @@ class ShardWriter:
             self._flush()
 
     def _flush(self) -> None:
-        blocks, self._pending = self._pending, []
-        if not blocks:
+        self._lock.check_process()
+        if not self._pending:
             return
+        blocks, self._pending = self._pending, []
         try:
             joined = blocks[0] if len(blocks) == 1 else {k: np.concatenate([b[k] for b in blocks]) for k in blocks[0]}
             self._series.append(joined)
