@@ -3,6 +3,7 @@
 An added column lives in sidecar files, one a shard; the shards themselves are never rewritten.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,11 @@ from fluxcore.data.lock import WriterLock
 from fluxcore.data.manifest import ColumnInfo, Manifest, ShardInfo, SidecarInfo
 from fluxcore.data.manifest_check import MAX_COLUMNS, MAX_SHARD_COLUMNS, STANDARD_COLUMNS
 from fluxcore.data.mapped_copy import copy_mapped
+from fluxcore.data.regular_file import open_regular
 from fluxcore.data.shard_series import quantiles, remove_unlisted
 from fluxcore.errors import CorruptShardError
+
+_READ_ONLY_FLAGS = slice(24, 32)  # bytes of a superblock; version 1.0 knows none
 
 
 def open_sidecar(folder: Path, manifest: Manifest, number: int, info: SidecarInfo) -> _core.Sidecar:
@@ -96,7 +100,7 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
     """Write sidecars for new columns and publish them, all at once; returns the new manifest.
 
     Raises:
-        ValueError: a column is there already, or its values cannot be stored.
+        ValueError: a column is there already, its values cannot be stored, or a newer version forbids this one to.
         DatasetLockedError: another process is writing to the data set.
         CorruptShardError, OSError: as in reading and writing.
     """
@@ -104,6 +108,7 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
         manifest = manifests.read(folder)
         if manifest.uuid != uuid:
             raise ValueError(f"the data set in `{folder}` was replaced after it was opened\n\nOpen it again.")
+        _check_extensible(folder, manifest)
         arrays = {name: _check(manifest, name, column) for name, column in values.items()}
         if len(manifest.columns) + len(arrays) + len(STANDARD_COLUMNS) > MAX_COLUMNS:
             raise ValueError(f"a data set has at most {MAX_COLUMNS} columns, it has {len(manifest.columns)} added ones")
@@ -117,6 +122,18 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
         except BaseException:
             remove_unlisted(folder, manifests.read(folder))
             raise
+
+
+def _check_extensible(folder: Path, manifest: Manifest) -> None:
+    """Refuse a data set that a newer version lets this one read, but not add to."""
+    for shard in manifest.shards:
+        with os.fdopen(open_regular(folder / shard.name, os.O_RDONLY), "rb") as file:
+            flags = int.from_bytes(file.read(_READ_ONLY_FLAGS.stop)[_READ_ONLY_FLAGS], "little")
+        if flags != 0:
+            raise ValueError(
+                f"`{folder / shard.name}` has features with which this version may read the data set, but not add to it"
+                f" (flags {flags})\n\nUpgrade fluxcore to add columns."
+            )
 
 
 def _check(manifest: Manifest, name: str, values: Any) -> Array:

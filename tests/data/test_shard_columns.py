@@ -1,5 +1,8 @@
+import struct
+
 import numpy as np
 import pytest
+from soak.data_set_files import forge_manifest, reseal
 from support.shards import flip, write
 
 import fluxcore.data as data
@@ -94,6 +97,26 @@ def test_two_handles_add_one_after_the_other(ds):
         ds.add_column("y", np.ones(300))
     with WriterLock(ds.path), pytest.raises(DatasetLockedError, match="is being written to by process"):
         ds.add_column("z", np.ones(300))
+
+
+@pytest.mark.parametrize(("at", "refused"), [(16, False), (24, True)], ids=["compatible", "read-only compatible"])
+def test_a_set_of_a_newer_version_is_added_to_where_that_allows_it(ds, at, refused):
+    name = ds.manifest.shards[1].name
+    shard = bytearray((ds.path / name).read_bytes())
+    struct.pack_into("<Q", shard, at, 1 << 40)
+    root = reseal(shard)
+    (ds.path / name).write_bytes(shard)
+    manifest = (ds.path / "manifest.json").read_bytes()
+    forged = forge_manifest(manifest, lambda document: document["shards"][1].update(root=root))
+    (ds.path / "manifest.json").write_bytes(forged)
+    newer = data.open(ds.path)
+    newer.verify()
+    if not refused:
+        newer.add_column("x", np.zeros(300))
+        return
+    with pytest.raises(ValueError, match=rf"{name}` has features .* \(flags {1 << 40}\)\n\nUpgrade fluxcore"):
+        newer.add_column("x", np.zeros(300))
+    assert not list(ds.path.glob("*.fxc"))
 
 
 def test_verify_tells_its_progress(ds):
