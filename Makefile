@@ -2,7 +2,8 @@
 #   make demo    the main job: score, sort, stream and train on real text
 #   make test    build sdist and wheel, install the wheel in a clean venv, run pytest and ctest against it
 #   make lint    ruff, mypy, clang-format, clang-tidy and the strict documentation build
-#   make bench   the benchmarks of this machine    make docs    the site under site/    make clean
+#   make bench   the ops against their rivals      make docs    the site under site/    make clean
+#   make bench-data   the loader against other loaders, on this machine
 #   make soak    damaged and forged files, kills and resumes at random for MINUTES=10
 
 PYTHON ?= $(shell .ci/find-python)
@@ -10,11 +11,17 @@ ROOT := $(CURDIR)
 VENV := .venv
 BIN := $(VENV)/bin
 CLEAN_VENV := build/test-venv
+BENCH_VENV := build/bench-venv
+BENCH_BIN := $(BENCH_VENV)/bin
 # Processes that run tests side by side; 0 for the tests that need all the memory.
 JOBS ?= 2
 # How long to soak.
 MINUTES ?= 10
 INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
+# What rivals of the benchmarks want contradicts the pins of all else: these have an environment and pins of their own.
+BENCH_PINS := $(ROOT)/benchmarks/constraints.txt
+BENCH_INSTALL := PIP_CONSTRAINT=$(BENCH_PINS) PIP_BUILD_CONSTRAINT=$(BENCH_PINS) \
+	$(BENCH_BIN)/pip install --quiet --disable-pip-version-check
 # Build environments take their pins from here too (one name for older pips, one for newer).
 export PIP_CONSTRAINT := $(ROOT)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(ROOT)/constraints.txt
@@ -25,7 +32,7 @@ SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
 	$(shell find csrc kernels fluxcore trainers -type f -not -name '*.pyc')
 WHEEL := $$(ls dist/*.whl)
 
-.PHONY: demo test lint bench soak docs clean
+.PHONY: demo test lint bench bench-data soak docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -46,8 +53,12 @@ lint: $(VENV)/.tools $(CLEAN_VENV)/.ready
 	PATH="$(ROOT)/$(BIN):$$PATH" $(BIN)/pre-commit run --all-files --show-diff-on-failure
 	$(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/.bench
-	$(BIN)/pytest benchmarks -c benchmarks/pytest.ini --benchmark-json=build/benchmarks.json $(ARGS)
+bench: $(BENCH_VENV)/.ready
+	$(BENCH_BIN)/pytest benchmarks -c benchmarks/pytest.ini --benchmark-json=build/benchmarks.json $(ARGS)
+
+bench-data: $(BENCH_VENV)/.ready
+	rm -f build/bench-data.jsonl
+	$(BENCH_BIN)/python -m benchmarks.data --out build/bench-data.jsonl $(ARGS)
 
 soak: $(CLEAN_VENV)/.ready
 	cd tests && "$(ROOT)/$(CLEAN_VENV)/bin/python" -m soak --minutes $(MINUTES) $(ARGS)
@@ -75,8 +86,8 @@ dist/.built: $(SOURCES) | $(VENV)/.created
 	touch $@
 
 # Editable: in the checkout Python finds the folder `fluxcore` first, and then that is the package itself.
-$(VENV)/.%: $(SOURCES) $(VENV)/.created
-	$(BIN)/pip $(INSTALL) --no-build-isolation -e ".[$(if $(filter demo,$*),train$(,)report,$*)]"
+$(VENV)/.demo: $(SOURCES) $(VENV)/.created
+	$(BIN)/pip $(INSTALL) --no-build-isolation -e ".[train,report]"
 	touch $@
 
 $(CLEAN_VENV)/.created: constraints.txt pyproject.toml | $(VENV)/.created
@@ -89,4 +100,18 @@ $(CLEAN_VENV)/.ready: dist/.built $(CLEAN_VENV)/.created
 	$(CLEAN_VENV)/bin/pip $(INSTALL) --no-deps --force-reinstall "$(WHEEL)"
 	touch $@
 
-, := ,
+# torchvision, which mosaicml-streaming imports, looks for CUDA beside a CPU build of PyTorch. The last release that does not
+# asks for a PyTorch of its own time, and has no wheels for Python 3.12: there that rival's rows say that it cannot run.
+$(BENCH_VENV)/.created: benchmarks/constraints.txt
+	.ci/check-tools "$(PYTHON)"
+	"$(PYTHON)" -m venv --clear $(BENCH_VENV)
+	$(BENCH_INSTALL) -r benchmarks/constraints.txt
+	$(BENCH_BIN)/python -c "import torchvision" 2>/dev/null || \
+		env -u PIP_CONSTRAINT $(BENCH_BIN)/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.15.2 || \
+		echo "No torchvision works here, so mosaicml-streaming will not: its rows will say so."
+	touch $@
+
+# Editable, as above, but compiled on its own: two environments in one build folder would undo each other's work.
+$(BENCH_VENV)/.ready: $(SOURCES) $(BENCH_VENV)/.created
+	$(BENCH_INSTALL) --no-build-isolation --no-deps --config-settings=build-dir=build/bench-cpp -e .
+	touch $@

@@ -6,9 +6,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.data.contest import contenders, run_contest
+from benchmarks.data.contest import run_contest
+from benchmarks.data.entrants import contenders
 from benchmarks.data.measures import MEASURES
 from benchmarks.data.report import markdown
+from benchmarks.data.work import Work
 
 
 def main() -> int:
@@ -18,20 +20,24 @@ def main() -> int:
     parser.add_argument("--contender", choices=names, nargs="+", default=names)
     parser.add_argument("--chunks", type=int, default=32768, help="of 2048 uint16 tokens, 4 kB")
     parser.add_argument("--sparse-chunks", type=int, default=50_000_000, help="of the set for start-up")
+    parser.add_argument("--large-chunks", type=int, default=524_288, help="of the set that is larger than memory")
+    parser.add_argument("--batches", type=int, default=1_000_000, help="of ours, over which memory may not grow")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each figure that is a rate")
-    parser.add_argument("--folder", type=Path, help="where files are made, 1 GB with the defaults; a temporary one")
+    parser.add_argument("--folder", type=Path, help="where files are made, 4 GB with the defaults; a temporary one")
     parser.add_argument("--out", type=Path, help="append rows to this file, one JSON object a line")
     options = parser.parse_args()
+    entered = [contender for contender in contenders() if contender.name in options.contender]
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        for row in run_contest(
-            Path(folder),
-            [contender for contender in contenders() if contender.name in options.contender],
-            options.measure,
+        work = Work(
+            root=Path(folder),
             chunks=options.chunks,
             sparse_chunks=options.sparse_chunks,
+            large_chunks=options.large_chunks,
+            batches=options.batches,
             seconds=options.seconds,
-        ):
+        )
+        for row in run_contest(entered, options.measure, work):
             rows.append(row)
             sys.stderr.write(f"{row['contender']}, {row['measure']}: {row.get('value', row['status'])}\n")
             if options.out:

@@ -20,6 +20,10 @@ class Contender(ABC):
     name: str
     files: str
     """Contenders with the same word read the same files."""
+    package: str | None = None
+    """The module that it imports when it is first used."""
+    writes_fast: bool = True
+    """It can write hundreds of thousands of chunks in seconds."""
 
     @abstractmethod
     def write(self, folder: Path, chunks: int) -> None:
@@ -52,6 +56,13 @@ class Contender(ABC):
         for _ in range(step):
             next(batches)
         return batches
+
+    def share(self, seed: int, state: object, rank: int, world: int) -> Iterator[Tensor]:
+        """The rows of one rank, BATCH / world a batch, from the `state` of a single rank on, or from the beginning.
+
+        The process is that rank of a group of torch.distributed already, where there is more than one.
+        """
+        raise CannotError("it knows no ranks")
 
     def start(self, folder: Path) -> Iterator[Tensor]:
         """Open what `write_sparse` wrote, and give its batches, shuffled."""

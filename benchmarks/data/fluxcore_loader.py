@@ -42,8 +42,9 @@ class Fluxcore(Contender):
     def open(self, folder: Path) -> None:
         self._ds = fluxcore.data.open(folder / "set", verify=self._verify)
 
-    def _loader(self, ds: fluxcore.data.Dataset, seed: int) -> Loader:
-        return Loader(ds, Order.shuffled(), global_batch_size=BATCH, seed=seed, **self._options)
+    def _loader(self, ds: fluxcore.data.Dataset, seed: int, rank: int = 0, world: int = 1) -> Loader:
+        ranks = {"rank": rank, "world_size": world}
+        return Loader(ds, Order.shuffled(), global_batch_size=BATCH, seed=seed, **ranks, **self._options)
 
     def batches(self, seed: int) -> Iterator[Tensor]:
         return (batch.tokens for batch in self._loader(self._ds, seed))
@@ -60,6 +61,12 @@ class Fluxcore(Contender):
         seed, kept = state
         loader = self._loader(self._ds, seed)
         loader.load_state_dict(kept)
+        return (batch.tokens for batch in loader)
+
+    def share(self, seed: int, state: object, rank: int, world: int) -> Iterator[Tensor]:
+        loader = self._loader(self._ds, seed, rank, world)
+        if state is not None:
+            loader.load_state_dict(state[1])
         return (batch.tokens for batch in loader)
 
     def write_sparse(self, folder: Path, chunks: int) -> None:

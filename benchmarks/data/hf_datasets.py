@@ -13,7 +13,7 @@ from benchmarks.data.contender import BATCH, Contender, as_long
 class Arrow(Contender):
     """`shuffle` and a DataLoader of the torch format; tuned: `shuffle` and whole batches of the numpy format."""
 
-    files = "datasets"
+    files = package = "datasets"
 
     def __init__(self, name: str, *, tuned: bool) -> None:
         self.name = name
@@ -35,11 +35,20 @@ class Arrow(Contender):
         self._ds = datasets.load_from_disk(str(folder / "set")).with_format("numpy" if self._tuned else "torch")
 
     def batches(self, seed: int) -> Iterator[Tensor]:
-        shuffled = self._ds.shuffle(seed=seed, keep_in_memory=True)
+        return self._batches_of(self._ds.shuffle(seed=seed, keep_in_memory=True), BATCH)
+
+    def _batches_of(self, ds: "object", rows: int) -> Iterator[Tensor]:
         if self._tuned:
-            return (as_long(batch["tokens"]) for batch in shuffled.iter(BATCH, drop_last_batch=True))
-        loader = DataLoader(shuffled, batch_size=BATCH, drop_last=True)
-        return (as_long(batch["tokens"]) for batch in loader)
+            return (as_long(batch["tokens"]) for batch in ds.iter(rows, drop_last_batch=True))
+        return (as_long(batch["tokens"]) for batch in DataLoader(ds, batch_size=rows, drop_last=True))
+
+    def share(self, seed: int, state: object, rank: int, world: int) -> Iterator[Tensor]:
+        from datasets.distributed import split_dataset_by_node
+
+        shuffled = self._ds.shuffle(seed=seed, keep_in_memory=True)
+        own = split_dataset_by_node(shuffled, rank=rank, world_size=world)
+        rows = BATCH // world
+        return self._batches_of(own if state is None else own.skip(state[1] * rows), rows)
 
     def item(self, index: int) -> object:
         return self._ds[index]["tokens"]

@@ -15,6 +15,9 @@ _CHUNK_BYTES = 64 << 20
 class Lit(Contender):
     """Arrays with its defaults; tuned: its loader of tokens, which stores no headers."""
 
+    package = "litdata"
+    writes_fast = False
+
     def __init__(self, name: str, *, tuned: bool) -> None:
         self.name = name
         self.files = "litdata tuned" if tuned else "litdata"
@@ -48,10 +51,10 @@ class Lit(Contender):
             str(self._folder / "set"), shuffle=True, seed=seed, drop_last=True, item_loader=self._tokens_loader()
         )
 
-    def _loader(self, seed: int) -> "object":
+    def _loader(self, seed: int, rows: int = BATCH) -> "object":
         from litdata import StreamingDataLoader
 
-        return StreamingDataLoader(self._stream(seed), batch_size=BATCH, drop_last=True)
+        return StreamingDataLoader(self._stream(seed), batch_size=rows, drop_last=True)
 
     def batches(self, seed: int) -> Iterator[Tensor]:
         return self._batches_of(self._loader(seed))
@@ -76,4 +79,10 @@ class Lit(Contender):
         seed, kept = state
         loader = self._loader(seed)
         loader.load_state_dict(kept)
+        return self._batches_of(loader)
+
+    def share(self, seed: int, state: object, rank: int, world: int) -> Iterator[Tensor]:
+        loader = self._loader(seed, BATCH // world)
+        if state is not None:
+            loader.load_state_dict(state[1])
         return self._batches_of(loader)

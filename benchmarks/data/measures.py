@@ -1,38 +1,22 @@
-"""What is measured of each loader. Every function runs in a process of its own, with nothing opened before."""
+"""What is measured of each loader."""
 
 import itertools
+import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data import corpus
+from benchmarks.data import cold_large, corpus
+from benchmarks.data.child import in_child, value_of
 from benchmarks.data.contender import BATCH, Contender
-from benchmarks.harness import WrongAnswerError, percentile
-
-BATCH_TOKENS = BATCH * corpus.CHUNK_TOKENS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Where the files are, and for how long to measure."""
-
-    folder: Path
-    """Holds what the contender wrote."""
-    sparse: Path
-    """Holds its sparse set."""
-    scratch: Path
-    """Empty."""
-    chunks: int
-    sparse_chunks: int
-    seconds: float
-
-
-Figures = dict[str, float | str]
-"""`value`, and what else is to be told."""
+from benchmarks.data.holding import each_alone, in_turns
+from benchmarks.data.rates import cold, warm_figures, warm_turns
+from benchmarks.data.resume import elastic, resume
+from benchmarks.data.work import Contest, Figures, Work
+from benchmarks.harness import OURS, WrongAnswerError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,108 +26,27 @@ class Measure:
     title: str
     unit: str
     higher_is_better: bool
-    run: Callable[[Contender, Work], Figures]
-
-
-def warm(contender: Contender, work: Work) -> Figures:
-    """Shuffled epochs with the files in memory; the first one is checked chunk by chunk."""
-    contender.open(work.folder)
-    check_epoch(contender, work.chunks)
-    rates, tokens, cpu, begin = [], 0, time.process_time(), time.perf_counter()
-    for seed in itertools.count(1):
-        start = time.perf_counter()
-        count = sum(1 for _ in contender.batches(seed))
-        rates.append(count * BATCH_TOKENS / (time.perf_counter() - start) / 1e6)
-        tokens += count * BATCH_TOKENS
-        if len(rates) >= 3 and time.perf_counter() - begin > work.seconds:
-            break
-    cpu_s = (time.process_time() - cpu) / tokens * 1e9
-    rates.sort()
-    p20, p50, p80 = (percentile(rates, share) for share in (0.2, 0.5, 0.8))
-    return {"value": p50, "note": f"{p20:.0f} to {p80:.0f}; {cpu_s:.2f} core-s a G token"}
-
-
-def check_epoch(contender: Contender, chunks: int) -> None:
-    """Each chunk once, with its tokens.
-
-    Raises:
-        WrongAnswerError: otherwise.
-    """
-    known = next(corpus.blocks(chunks))
-    seen = np.zeros(chunks, int)
-    for batch in contender.batches(0):
-        rows = batch.numpy()
-        ids = corpus.numbers(rows)
-        if not ((ids >= 0) & (ids < chunks)).all():
-            raise WrongAnswerError("tokens of no chunk")
-        np.add.at(seen, ids, 1)
-        among = ids < len(known)
-        if not np.array_equal(rows[among], known[ids[among]]):
-            raise WrongAnswerError("tokens of a chunk differ")
-    if seen.max() > 1 or seen.sum() != chunks // BATCH * BATCH:
-        raise WrongAnswerError(f"{seen.sum()} chunks of {chunks}, one of them {seen.max()} times")
-
-
-def cold(contender: Contender, work: Work) -> Figures:
-    """One shuffled epoch, or as much as the time allows, with the files thrown out of memory."""
-    left = drop_from_memory(work.folder)
-    contender.open(work.folder)
-    start, count = time.perf_counter(), 0
-    for _ in contender.batches(0):
-        count += 1
-        if time.perf_counter() - start > work.seconds:
-            break
-    rate = count * BATCH_TOKENS / (time.perf_counter() - start) / 1e6
-    return {"value": rate, "note": f"{left:.0%} of the pages were still in memory" if left > 0.01 else ""}
-
-
-def drop_from_memory(folder: Path) -> float:
-    """Ask the system to forget the files; returns the share of pages that it kept."""
-    kept, looked = 0, 0
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                for offset in range(0, path.stat().st_size, 1 << 20):
-                    looked += 1
-                    try:
-                        kept += bool(os.preadv(file.fileno(), [bytearray(1)], offset, os.RWF_NOWAIT))
-                    except BlockingIOError:
-                        continue
-    return kept / max(looked, 1)
+    hold: Contest
+    ratios: bool = True
+    """One figure may be set beside another as so many times it."""
 
 
 def start(contender: Contender, work: Work) -> Figures:
     """From nothing to the first batch of a sparse set."""
-    contender.write_sparse(work.sparse, work.sparse_chunks)
+    contender.write_sparse(work.scratch, work.sparse_chunks)
     os.sync()  # or the system would still be at it
     memory, begin = anonymous_mb(), time.perf_counter()
-    batches = contender.start(work.sparse)
+    batches = contender.start(work.scratch)
     opened = time.perf_counter() - begin
     next(batches)
-    seconds = time.perf_counter() - begin
-    return {"value": seconds * 1e3, "note": f"{opened * 1e3:.0f} ms to open; {anonymous_mb() - memory:.0f} MB"}
-
-
-def resume(contender: Contender, work: Work) -> Figures:
-    """From the state at 95% of an epoch to the batch that follows, which must be the one of a run without a break."""
-    contender.open(work.folder)
-    step = int(work.chunks // BATCH * 0.95)
-    expected = next(itertools.islice(contender.batches(7), step, None))
-    state, times = contender.state(7, step), []
-    for _ in range(3):
-        begin = time.perf_counter()
-        batch = next(contender.resume(state))
-        times.append(time.perf_counter() - begin)
-        if not np.array_equal(batch.numpy(), expected.numpy()):
-            raise WrongAnswerError("another batch than without a break")
-    return {"value": sorted(times)[1] * 1e3, "note": ""}
+    seconds, grown = time.perf_counter() - begin, anonymous_mb() - memory
+    note = f"{opened * 1e3:.0f} ms to open; {grown:.0f} MB"
+    return {"value": seconds * 1e3, "note": note, "mb": grown, "sparse_chunks": work.sparse_chunks}
 
 
 def item(contender: Contender, work: Work) -> Figures:
     """One chunk by its number."""
-    contender.open(work.folder)
+    contender.open(work.files(contender))
     ids = np.random.default_rng(0).integers(0, work.chunks, 500).tolist()
     times = []
     for _ in range(7):
@@ -157,11 +60,13 @@ def item(contender: Contender, work: Work) -> Figures:
 def flips(contender: Contender, work: Work) -> Figures:
     """One bit of the tokens on the disk is changed, then the chunk is read: does anything say so?"""
     count, told = 64, 0
-    work.scratch.mkdir(parents=True)
+    work.scratch.mkdir()
     contender.write(work.scratch, count)
     files = [path for path in work.scratch.rglob("*") if path.is_file()]
     rows = next(corpus.blocks(count))
     rng = np.random.default_rng(1)
+    if value_of(in_child(lambda: _read(contender, work.scratch, 0))) != rows[0].tobytes():
+        raise WrongAnswerError("the first chunk is not what was written")
     for index, row in enumerate(rows):
         payload = row.tobytes()
         path, place = next((p, at) for p in files if (at := p.read_bytes().find(payload)) >= 0)
@@ -169,36 +74,48 @@ def flips(contender: Contender, work: Work) -> Figures:
         damaged = bytearray(sound)
         damaged[place + int(rng.integers(len(payload)))] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
-        try:
-            contender.open(work.scratch)
-            read = np.asarray(contender.item(index))
-        except Exception:  # noqa: BLE001  whatever it says, it says something
-            told += 1
-        else:
-            if read.tobytes() == payload:
-                raise WrongAnswerError("the chunk was not read from where it is stored")
+        # In a process each: not every loader gives back what it opened.
+        read = value_of(in_child(lambda i=index: _read(contender, work.scratch, i)))
+        if read == payload:
+            raise WrongAnswerError("the chunk was not read from where it is stored")
+        told += read is None
         path.write_bytes(sound)
     return {"value": 100 * told / count, "note": f"{told} of {count}"}
 
 
+def _read(contender: Contender, folder: Path, index: int) -> bytes | None:
+    """The chunk as the loader gives it; None where it says that something is wrong."""
+    try:
+        contender.open(folder)
+        return np.asarray(contender.item(index)).tobytes()
+    except ModuleNotFoundError:
+        raise
+    except Exception:  # noqa: BLE001  whatever it says, it says something
+        return None
+
+
 def spread(contender: Contender, work: Work) -> Figures:
     """How far the chunks of a batch lie apart in the file, against a true shuffle: what a sorted set depends on."""
-    contender.open(work.folder)
+    contender.open(work.files(contender))
     ids = np.concatenate([corpus.numbers(batch.numpy()) for batch in contender.batches(0)]).reshape(-1, BATCH)
     true = np.random.default_rng(0).permutation(work.chunks)[: ids.size].reshape(-1, BATCH)
     return {"value": ids.std(axis=1).mean() / true.std(axis=1).mean(), "note": ""}
 
 
 def memory(contender: Contender, work: Work) -> Figures:
-    """Anonymous memory over many batches, after the first ones."""
-    contender.open(work.folder)
-    begin, count, before, first, seed = time.perf_counter(), 0, 0.0, 0, 0
-    while not first or time.perf_counter() - begin < 2 * work.seconds:
-        count += sum(1 for _ in contender.batches(seed))
-        seed += 1
-        if not first and time.perf_counter() - begin > work.seconds / 4:
-            before, first = anonymous_mb(), count
-    return {"value": anonymous_mb() - before, "note": f"over {count - first:,} batches"}
+    """Anonymous memory over `work.batches`, after the first ones; a rival over as many of them as the time allows."""
+    contender.open(work.files(contender))
+    limit_s = math.inf if contender.name == OURS else 2 * work.seconds
+    batches = itertools.chain.from_iterable(contender.batches(seed) for seed in itertools.count())
+    next(batches)
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < work.seconds / 4:
+        next(batches)
+    before, begin, count = anonymous_mb(), time.perf_counter(), 0
+    while count < work.batches and (count == 0 or time.perf_counter() - begin < limit_s):
+        next(batches)
+        count += 1
+    return {"value": anonymous_mb() - before, "note": f"over {count:,} batches", "batches": count}
 
 
 def anonymous_mb() -> float:
@@ -208,14 +125,34 @@ def anonymous_mb() -> float:
 
 
 MEASURES = {
-    "warm": Measure(title="warm, shuffled, int64", unit="M tokens/s", higher_is_better=True, run=warm),
-    "cold": Measure(title="cold, shuffled, int64", unit="M tokens/s", higher_is_better=True, run=cold),
-    "start": Measure(title="start-up, to the first batch", unit="ms", higher_is_better=False, run=start),
-    "resume": Measure(title="resume at 95% of an epoch", unit="ms", higher_is_better=False, run=resume),
-    "item": Measure(title="one item", unit="us", higher_is_better=False, run=item),
-    "flips": Measure(title="flipped bits that are noticed", unit="%", higher_is_better=True, run=flips),
-    "spread": Measure(
-        title="spread of a batch on sorted data", unit="of a true shuffle", higher_is_better=True, run=spread
+    "warm": Measure(
+        title="warm, shuffled, int64", unit="M tokens/s", higher_is_better=True, hold=in_turns(warm_turns, warm_figures)
     ),
-    "memory": Measure(title="growth of anonymous memory", unit="MB", higher_is_better=False, run=memory),
+    "cold": Measure(title="cold, shuffled, int64", unit="M tokens/s", higher_is_better=True, hold=each_alone(cold)),
+    "cold-large": Measure(
+        title="cold, a set twice as large as memory", unit="M tokens/s", higher_is_better=True, hold=cold_large.hold
+    ),
+    "start": Measure(title="start-up, to the first batch", unit="ms", higher_is_better=False, hold=each_alone(start)),
+    "resume": Measure(title="resume at 95% of an epoch", unit="ms", higher_is_better=False, hold=each_alone(resume)),
+    "elastic": Measure(
+        title="that state on other numbers of ranks",
+        unit="% of batches right",
+        higher_is_better=True,
+        hold=each_alone(elastic),
+    ),
+    "item": Measure(title="one item", unit="us", higher_is_better=False, hold=each_alone(item)),
+    "flips": Measure(title="flipped bits that are noticed", unit="%", higher_is_better=True, hold=each_alone(flips)),
+    "spread": Measure(
+        title="spread of a batch on sorted data",
+        unit="of a true shuffle",
+        higher_is_better=True,
+        hold=each_alone(spread),
+    ),
+    "memory": Measure(
+        title="growth of anonymous memory",
+        unit="MB",
+        higher_is_better=False,
+        hold=each_alone(memory),
+        ratios=False,  # of other numbers of batches
+    ),
 }

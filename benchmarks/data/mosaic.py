@@ -14,6 +14,9 @@ from benchmarks.data.contender import BATCH, Contender, as_long
 class Mosaic(Contender):
     """Arrays, its defaults and a DataLoader; tuned: raw bytes, and one canonical node."""
 
+    package = "streaming"
+    writes_fast = False
+
     def __init__(self, name: str, *, tuned: bool) -> None:
         self.name = name
         self.files = "mosaicml-streaming tuned" if tuned else "mosaicml-streaming"
@@ -32,14 +35,14 @@ class Mosaic(Contender):
         self._folder = folder
         self._set = self._stream(0)
 
-    def _stream(self, seed: int) -> "object":
+    def _stream(self, seed: int, rows: int = BATCH) -> "object":
         from streaming import StreamingDataset
         from streaming.base.util import clean_stale_shared_memory
 
         clean_stale_shared_memory()
         options = {"num_canonical_nodes": 1, "shuffle_algo": "naive"} if self._tuned else {}
         return StreamingDataset(
-            local=str(self._folder / "set"), shuffle=True, shuffle_seed=seed, batch_size=BATCH, **options
+            local=str(self._folder / "set"), shuffle=True, shuffle_seed=seed, batch_size=rows, **options
         )
 
     def _tokens(self, samples: list[dict[str, object]]) -> Tensor:
@@ -49,10 +52,10 @@ class Mosaic(Contender):
     def batches(self, seed: int) -> Iterator[Tensor]:
         return self._batches_of(self._stream(seed))
 
-    def _batches_of(self, stream: "object") -> Iterator[Tensor]:
+    def _batches_of(self, stream: "object", rows: int = BATCH) -> Iterator[Tensor]:
         if self._tuned:
-            return iter(DataLoader(stream, batch_size=BATCH, drop_last=True, collate_fn=self._tokens))
-        return (as_long(b["tokens"].to(int)) for b in DataLoader(stream, batch_size=BATCH, drop_last=True))
+            return iter(DataLoader(stream, batch_size=rows, drop_last=True, collate_fn=self._tokens))
+        return (as_long(b["tokens"].to(int)) for b in DataLoader(stream, batch_size=rows, drop_last=True))
 
     def item(self, index: int) -> object:
         return self._set[index]["tokens"]
@@ -67,3 +70,9 @@ class Mosaic(Contender):
         stream = self._stream(seed)
         stream.load_state_dict(kept)
         return self._batches_of(stream)
+
+    def share(self, seed: int, state: object, rank: int, world: int) -> Iterator[Tensor]:
+        stream = self._stream(seed, BATCH // world)
+        if state is not None:
+            stream.load_state_dict(state[1])
+        return self._batches_of(stream, BATCH // world)

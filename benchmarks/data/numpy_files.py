@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from benchmarks.data import corpus
 from benchmarks.data.contender import BATCH, Contender
@@ -71,11 +71,19 @@ class MapLoader(_Numpy):
         self._tuned = tuned
 
     def batches(self, seed: int) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        options = {"batch_size": BATCH, "shuffle": True, "generator": generator, "drop_last": True}
+        return self._batches(batch_size=BATCH, shuffle=True, generator=torch.Generator().manual_seed(seed))
+
+    def _batches(self, **options: object) -> Iterator[Tensor]:
         if self._tuned:
-            return iter(DataLoader(_Batches(self._map), collate_fn=lambda batch: batch, **options))
-        return iter(DataLoader(_Chunks(self._map), **options))
+            return iter(DataLoader(_Batches(self._map), collate_fn=lambda batch: batch, drop_last=True, **options))
+        return iter(DataLoader(_Chunks(self._map), drop_last=True, **options))
+
+    def share(self, seed: int, state: object, rank: int, world: int) -> Iterator[Tensor]:
+        sampler = DistributedSampler(self._map, num_replicas=world, rank=rank, seed=seed, drop_last=True)
+        batches = self._batches(batch_size=BATCH // world, sampler=sampler)
+        for _ in range(0 if state is None else state[1]):
+            next(batches)
+        return batches
 
 
 class InOrder(_Numpy):

@@ -5,36 +5,56 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.measures import MEASURES
+from benchmarks.data.goals import verdicts
+from benchmarks.data.measures import MEASURES, Measure
+from benchmarks.data.quoted import quoted_table
+from benchmarks.harness import OURS
 from benchmarks.table import read_rows
+
+TOKENS_ALONE = "fluxcore, tokens alone"
+"""Ours as the rivals are, which hand out no targets."""
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table for each measure, ours first, the environment above."""
+    """A table for each measure, ours first, the environment above; what is quoted has tables of its own."""
     parts = []
     if rows:
         parts.append(", ".join(f"{name} {value}" for name, value in rows[0]["environment"].items()))
     for name, measure in MEASURES.items():
-        members = [row for row in rows if row["measure"] == name]
+        members = {row["contender"]: row for row in rows if row["measure"] == name}
         if not members:
             continue
-        ours = next((row.get("value") for row in members if row["contender"] == "fluxcore"), None)
-        lines = [f"| {measure.title} | {measure.unit} | ours is better by | |", "|---|---|---|---|"]
-        lines += [_line(row, ours, higher=measure.higher_is_better) for row in members]
-        parts.append("\n".join(lines))
+        parts.append(_table(measure, members))
+        if (others := quoted_table(name)) is not None:
+            parts.append(others)
     return "\n\n".join(parts) + "\n"
 
 
-def _line(row: Mapping[str, Any], ours: float | None, *, higher: bool) -> str:
-    if row["status"] != "ok":
-        return f"| {row['contender']} | {row['status']} | | |"
-    value = row["value"]
-    better = ""
-    if ours is not None and row["contender"] != "fluxcore":
-        top, bottom = (ours, value) if higher else (value, ours)
-        # A share of nothing has no ratio, nor has memory that shrank.
-        better = f"{top / bottom:.2g}x" if min(top, bottom) > 0 else ""
-    return f"| {row['contender']} | {value:.3g} | {better} | {row['note']} |"
+def _table(measure: Measure, members: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        f"| {measure.title} | {measure.unit} | ours is better by | its tokens alone by | | target | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in members.values():
+        if row["status"] != "ok":
+            lines.append(f"| {row['contender']} | {row['status']} | | | | | |")
+            continue
+        ours, alone = (_better(members, name, row, measure) for name in (OURS, TOKENS_ALONE))
+        target, reached = verdicts(row, members)
+        lines.append(
+            f"| {row['contender']} | {row['value']:.3g} | {ours} | {alone} | {row['note']} | {target} | {reached} |"
+        )
+    return "\n".join(lines)
+
+
+def _better(members: Mapping[str, Mapping[str, Any]], ours: str, row: Mapping[str, Any], measure: Measure) -> str:
+    """How many times better the row called `ours` is than `row`; nothing of what is ours, or where it means nothing."""
+    value = members.get(ours, {}).get("value")
+    if value is None or row["contender"] == ours or not measure.ratios:
+        return ""
+    top, bottom = (value, row["value"]) if measure.higher_is_better else (row["value"], value)
+    # A share of nothing has no ratio, nor has memory that shrank.
+    return f"{top / bottom:.2g}x" if min(top, bottom) > 0 else ""
 
 
 if __name__ == "__main__":
