@@ -46,7 +46,11 @@ class TokeniseStep(PipelineStep):  # type: ignore[misc]
             of another number of tasks, are told by it, and not gone on with.
         sources: names of the sources, the same for all parts.
         source_key: key of a document's metadata with the name of its source; None where there is one source.
-        chunk_tokens, min_chunk_tokens, dtype, append_end, shard_bytes: as `fluxcore.data.tokenise.tokenise`.
+        chunk_tokens: tokens a chunk; this and what follows as in `fluxcore.data.tokenise.tokenise`.
+        min_chunk_tokens: shorter ends of documents are dropped.
+        dtype: "uint8", "uint16" or "uint32"; None for the smaller of the last two that fits.
+        append_end: end each document with the tokenizer's end token, where it has one.
+        shard_bytes: size of a shard file.
     Raises:
         ValueError: several sources without a `source_key`; in `run`: no documents come in, or one without its source.
         FileExistsError: in `run`: a part of another text or tokenizer stands there.
@@ -110,7 +114,8 @@ class ScoreStep(PipelineStep):  # type: ignore[misc]
         folder: of the parts.
         scorer: a scorer, or a function without arguments that makes one, called by each rank: a language model is then
             loaded where it runs, and not sent there.
-        prefix, batch_size: as `fluxcore.scoring.score`.
+        prefix: first part of the columns' names.
+        batch_size: chunks at once.
     """
 
     type = "fluxcore"
