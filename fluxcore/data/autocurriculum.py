@@ -1,8 +1,11 @@
 """Weights of a mixture's sources that follow how hard each is for the model at present."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from fluxcore.data.argument_checks import whole
 
 
 class Difficulty(NamedTuple):
@@ -119,16 +122,33 @@ class Autocurriculum:
         """Go on where `state` was taken.
 
         Raises:
-            ValueError: it is of another rule or of other sources.
+            TypeError: it is no mapping.
+            ValueError: it is of another rule or of other sources, or holds what no curriculum comes to; nothing has
+                changed then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"`state` must be what `state_dict` returned, got {type(state).__name__}")
         if state.get("rule") != self.rule:
             raise ValueError(f"`state` must be of the rule {self.rule}, got {state.get('rule')}")
-        self._check_keys("state", state["weights"])
-        self._weights = [float(state["weights"][name]) for name in self.names]
-        self._velocity = [float(state["velocity"][name]) for name in self.names]
-        last = state["last"]
-        self._last = None if last is None else [float(last[name]) for name in self.names]
-        self.updates = int(state["updates"])
+        for field in ("weights", "velocity", "last", "updates"):
+            if field not in state:
+                raise ValueError(f"`state` must have the field {field!r}, got {list(state)}")
+        weights, velocity = self._numbers(state, "weights"), self._numbers(state, "velocity")
+        if min(weights) < 0 or abs(math.fsum(weights) - 1) > 1e-6:
+            raise ValueError(f"`state` must hold weights >= 0 with the sum 1, its 'weights' is {state['weights']}")
+        last = None if state["last"] is None else self._numbers(state, "last")
+        updates = whole(state["updates"], "state['updates']", low=0, high=1 << 62)
+        self._weights, self._velocity, self._last, self.updates = weights, velocity, last, updates
+
+    def _numbers(self, state: Mapping[str, Any], field: str) -> list[float]:
+        """One number a source, from a field of a state."""
+        values = state[field]
+        if not isinstance(values, Mapping) or set(values) != set(self.names):
+            raise ValueError(f"`state` must name each source once ({', '.join(self.names)}), its {field!r} is {values}")
+        numbers = [values[name] for name in self.names]
+        if not all(isinstance(number, int | float) and abs(number) <= sys.float_info.max for number in numbers):
+            raise ValueError(f"`state` must hold finite numbers, its {field!r} is {values}")
+        return [float(number) for number in numbers]
 
     def _check_keys(self, argument: str, values: Mapping[str, object]) -> None:
         if set(values) != set(self.names):

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from operator import index
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,12 +59,7 @@ class Substitutes:
         if len(self._given) >= MAX_BAD_CHUNKS:
             error.add_note(f"{MAX_BAD_CHUNKS} chunks were replaced before: restore the data set")
             raise error
-        chosen = self._policy(error) if callable(self._policy) else None
-        if chosen is not None and (not 0 <= chosen < self._count or self._leads_to(chosen, chunk)):
-            raise ValueError(
-                f"`on_bad_chunk` must return None or another chunk within [0, {self._count}), got {chosen} for {chunk}"
-            ) from error
-        self._given[chunk] = chosen
+        self._given[chunk] = self._choose(error, chunk)
         try:
             substitute = self._find(chunk)
         except LookupError:
@@ -71,6 +67,18 @@ class Substitutes:
             error.add_note("no chunk that could stand for it is sound")
             raise error from None
         _LOG.warning("%s; chunk %d takes the rows of chunk %d", error, substitute, chunk)
+
+    def _choose(self, error: CorruptShardError, chunk: int) -> int | None:
+        answer = self._policy(error) if callable(self._policy) else None
+        if answer is None:
+            return None
+        chosen = index(answer) if isinstance(answer, SupportsIndex) and not isinstance(answer, bool) else -1
+        if not 0 <= chosen < self._count or self._leads_to(chosen, chunk):
+            raise ValueError(
+                f"`on_bad_chunk` must return None or another chunk within [0, {self._count}),"
+                f" got {answer!r} for {chunk}"
+            ) from error
+        return chosen
 
     def replace(self, ids: NDArray[Any]) -> Chunks:
         """The chunks to read for `ids`."""
@@ -117,6 +125,18 @@ class Substitutes:
         """Go on with the substitutes in a loader's state, whatever the policy.
 
         Raises:
+            ValueError: as `check`; nothing has changed then.
+        """
+        self.take(self.check(state))
+
+    def take(self, given: dict[int, int | None]) -> None:
+        """Go on with what `check` returned."""
+        self._given = given
+
+    def check(self, state: Mapping[str, Any]) -> dict[int, int | None]:
+        """The substitutes in a loader's state; nothing changes.
+
+        Raises:
             ValueError: it does not hold chunks of this data set.
         """
         pairs = state.get("bad_chunks", [])
@@ -127,17 +147,17 @@ class Substitutes:
                 type(chunk) is int and 0 <= chunk < self._count for chunk in chunks
             ):
                 raise ValueError("they are no chunks of this data set")
+            _check_no_circle(given)
             before, self._given = self._given, given
             try:
-                _check_no_circle(given)
                 self.as_dict()
-            except (LookupError, ValueError):
+            finally:
                 self._given = before
-                raise
         except (TypeError, ValueError, LookupError) as error:
             raise ValueError(
                 f"`state` must hold pairs of chunks, its 'bad_chunks' is {str(pairs)[:200]}: {error}"
             ) from error
+        return given
 
 
 def _check_no_circle(given: Mapping[int, int | None]) -> None:

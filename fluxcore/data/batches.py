@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from fluxcore.data.argument_checks import whole
+
+MAX_POSITIONS = (1 << 63) - 1  # rows of a run are counted in 64 bits, with a sign
+MAX_BATCH = (1 << 31) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
@@ -54,11 +59,12 @@ def plan_batches(
         chunks: chunks that a pass over the data visits.
 
     Raises:
+        TypeError: a size that is no integer.
         ValueError: a size that cannot be, or a run without a batch.
     """
-    for name, value in (("global_batch_size", global_batch_size), ("world_size", world_size)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {value}")
+    global_batch_size = whole(global_batch_size, "global_batch_size", low=1, high=MAX_BATCH)
+    world_size = whole(world_size, "world_size", low=1, high=MAX_BATCH)
+    rank = whole(rank, "rank", low=-MAX_BATCH, high=MAX_BATCH)
     if not 0 <= rank < world_size:
         raise ValueError(f"`rank` must be within [0, {world_size}) for `world_size` = {world_size}, got {rank}")
     if global_batch_size % world_size:
@@ -68,9 +74,10 @@ def plan_batches(
         )
     if epochs is not None and total_steps is not None:
         raise ValueError(f"give `epochs` or `total_steps`, not both; got {epochs} and {total_steps}")
-    for name, length in (("epochs", epochs), ("total_steps", total_steps)):
-        if length is not None and length < 1:
-            raise ValueError(f"`{name}` must be >= 1, got {length}")
+    if epochs is not None:
+        epochs = whole(epochs, "epochs", low=1, high=MAX_POSITIONS // max(chunks, 1))
+    if total_steps is not None:
+        total_steps = whole(total_steps, "total_steps", low=1, high=MAX_POSITIONS // global_batch_size)
     if chunks == 0:
         raise ValueError(
             "the data set, or what `subset`, `where` and `mix` leave, must have at least one chunk, got none"

@@ -1,5 +1,6 @@
 """Open a data set and read it: chunks, columns, batches."""
 
+import operator
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -73,14 +74,23 @@ class Dataset:
         """Chunk `index` as a read-only view [T] of the file, padding included (see the column `valid_len`).
 
         Raises:
+            TypeError: `index` is no integer.
             IndexError: there is no such chunk.
             CorruptShardError: its bytes are not what was written.
         """
+        return self._core.chunk(self._place(index), self._verify)
+
+    def _place(self, index: int) -> int:
+        try:
+            number = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"`index` must be the number of a chunk, got {index!r}\n\nSeveral chunks at once are read by `gather`."
+            ) from None
         size = self._core.chunk_count
-        place = index + size if index < 0 else index
-        if not 0 <= place < size:
-            raise IndexError(f"chunk {index} is out of range, the data set has {size} chunks")
-        return self._core.chunk(place, self._verify)
+        if not -size <= number < size:
+            raise IndexError(f"chunk {number} is out of range, the data set has {size} chunks")
+        return number + size if number < 0 else number
 
     def __repr__(self) -> str:
         return (
@@ -138,9 +148,12 @@ class Dataset:
 
         Raises:
             IndexError: there is no such chunk.
+            TypeError: `ids` are no integers, or `out` is no text.
             ValueError: `out` is unknown or too narrow.
             CorruptShardError: a chunk's bytes are not what was written.
         """
+        if not isinstance(out, str):
+            raise TypeError(f"`out` must be the name of a type such as 'int64', got {out!r}")
         numbers = np.asarray(ids)
         if numbers.ndim != 1:
             raise ValueError(f"`ids` must have one dimension, got shape {numbers.shape}")
@@ -163,7 +176,7 @@ class Dataset:
 
     def token_mask(self, index: int) -> Array | None:
         """Which positions of chunk `index` have a target that counts: [T] booleans, None where the set has no mask."""
-        bits = self._core.mask(range(len(self))[index], self._verify)
+        bits = self._core.mask(self._place(index), self._verify)
         return None if bits is None else np.unpackbits(bits, count=self.chunk_tokens, bitorder="little").view(np.bool_)
 
     def add_column(self, name: str, values: Any, *, definition: str = "") -> None:

@@ -51,22 +51,32 @@ def hash_subset(chunks: NDArray[np.uint64] | None) -> str | None:
     return None if chunks is None else hashlib.blake2b(chunks.tobytes(), digest_size=16).hexdigest()
 
 
+def _equal(found: Any, own: Any) -> bool:
+    """Whether two plain values are the same; what is not plain, such as an array, is the same as none."""
+    return isinstance(found, str | int | list | tuple | dict | None) and type(found) is not bool and bool(found == own)
+
+
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any], steps: int) -> int:
     """The step to go on at, once `state` is known to be of the run that `own` is a state of.
 
     Raises:
+        TypeError: `state` is no mapping.
         ValueError: a field is missing or differs, or the step is not within the run.
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"`state` must be what `state_dict` returned, got {type(state).__name__}\n\nIs it text? Parse it first."
+        )
     for field, way_out in _WAY_OUT.items():
         if field not in state:
-            raise ValueError(f"`state` must have the field {field!r}, got {sorted(state)}")
-        if state[field] != own[field]:
+            raise ValueError(f"`state` must have the field {field!r}, got {list(state)}")
+        if not _equal(state[field], own[field]):
             raise ValueError(
                 f"`state` must be of this run: its {field!r} is {state[field]!r}, this loader's is {own[field]!r}"
                 f"\n\n{way_out}"
             )
     step = state.get("step")
-    if not isinstance(step, int) or not 0 <= step <= steps:
+    if type(step) is not int or not 0 <= step <= steps:
         raise ValueError(
             f"`state` must be within this run of {steps} steps, its 'step' is {step!r}"
             "\n\nGive `epochs` or `total_steps` large enough to go on."

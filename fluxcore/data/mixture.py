@@ -4,12 +4,15 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from operator import index
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluxcore import _core
+from fluxcore.data.argument_checks import real
+from fluxcore.data.batches import MAX_POSITIONS
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.order import Order
 
@@ -24,8 +27,10 @@ def part_by_source(ds: Dataset, mix: Mapping[str, float], chunks: Chunks | None)
     """Ascending chunk ids of each source that `mix` names, in the order of `ds.sources`.
 
     Raises:
+        TypeError: `mix` is no mapping.
         ValueError: the data set has no such source.
     """
+    _check_mapping(mix, "mix")
     for name in mix:
         if name not in ds.sources:
             raise ValueError(f"`mix` must name sources of the data set ({', '.join(ds.sources)}), got {name!r}")
@@ -33,6 +38,14 @@ def part_by_source(ds: Dataset, mix: Mapping[str, float], chunks: Chunks | None)
     ids = np.arange(len(ds), dtype=np.uint64) if chunks is None else chunks
     numbers = numbers[ids]
     return {name: ids[numbers == number] for number, name in enumerate(ds.sources) if name in mix}
+
+
+def _check_mapping(weights: Mapping[str, float], argument: str) -> None:
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"`{argument}` must map names of sources to weights, got {type(weights).__name__}"
+            '\n\nFor example {"web": 0.7, "code": 0.3}.'
+        )
 
 
 class Mixture:
@@ -122,28 +135,33 @@ class Mixture:
             ValueError: it is no state of a mixture of as many sources at this step.
         """
         try:
-            log: Log = [(int(begin), [int(weight) for weight in weights]) for begin, weights in state["log"]]
-            cursors = [int(cursor) for cursor in state["cursors"]]
+            log: Log = [(index(begin), [index(weight) for weight in weights]) for begin, weights in state["log"]]
+            cursors = [index(cursor) for cursor in state["cursors"]]
             begins = [begin for begin, _ in log]
             if begins[0] > step or begins != sorted(set(begins)) or sum(cursors) != begins[0] * self._batch:
                 raise ValueError("cursors and steps do not fit together")
+            if min(cursors) < 0 or min(min(weights) for _, weights in log) < 0:
+                raise ValueError("a cursor or a weight is negative")
+            if begins[-1] > MAX_POSITIONS // self._batch:
+                raise ValueError("a change of weights lies beyond any run")
             order = _core.MixedOrder(self._orders, begins[0] * self._batch, cursors, log[0][1])
             for begin, weights in log[1:]:
                 order = order.with_weights(begin * self._batch, weights)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ValueError(
-                f"`state` must hold a mixture's log and cursors, its 'mixture' is {state!r}: {error}"
+                f"`state` must hold a mixture's log and cursors, its 'mixture' is {str(state)[:200]}: {error}"
             ) from error
         self.order, self._log = order, log
 
     def _check(self, weights: Mapping[str, float], argument: str) -> list[int]:
+        _check_mapping(weights, argument)
         if set(weights) != set(self._names):
             raise ValueError(
                 f"`{argument}` must name each source of the mixture once ({', '.join(self._names)}),"
                 f" got {', '.join(map(repr, weights)) or 'none'}\n\nA weight of 0 leaves a source out."
             )
         for name, size in zip(self._names, self._sizes, strict=True):
-            weight = weights[name]
+            weight = real(weights[name], argument)
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"`{argument}` must be numbers >= 0 and finite, got {weight} for {name!r}")
             if weight > 0 and size == 0:

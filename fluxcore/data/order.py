@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fluxcore import _core
+from fluxcore.data.argument_checks import real
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.order_checks import FIELDS, check_order, unknown
 from fluxcore.data.order_compile import compile_order
@@ -41,6 +42,9 @@ class Order:
     parts: tuple[tuple[float, "Order"], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("window", "strides", "levels"):
+            if isinstance(getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(getattr(self, name)))
         check_order({name: getattr(self, name) for name in self.__dataclass_fields__})
 
     @classmethod
@@ -65,7 +69,7 @@ class Order:
             edges: percentiles within (0, 100), rising; n edges make n + 1 buckets, and every bucket is visited.
             shuffle: inside a bucket at random, anew in every epoch; else as the data set stores the chunks.
         """
-        return cls("bucketed", column, edges=tuple(float(edge) for edge in edges), shuffle=shuffle)
+        return cls("bucketed", column, edges=tuple(real(edge, "edges") for edge in edges), shuffle=shuffle)
 
     @classmethod
     def jittered(cls, column: str, window: int, descending: bool = False) -> "Order":
@@ -126,8 +130,8 @@ class Order:
             "paced",
             column,
             pacing=pacing,
-            start=float(start),
-            full_at=float(full_at),
+            start=real(start, "start"),
+            full_at=real(full_at, "full_at"),
             random=random,
             descending=descending,
             levels=levels,
@@ -168,11 +172,14 @@ class Order:
             other: the order to go on with; its own shares too are of the whole run.
             at: share of the run, within (0, 1), after any switch within this order and before any within `other`.
         Raises:
+            TypeError: `other` is no order, or `at` no number.
             ValueError: `at` is not such a share.
         """
+        if not isinstance(other, Order):
+            raise TypeError(f"`other` must be an Order, got {other!r} ({type(other).__name__})")
         before = self.parts if self.kind == "chain" else ((0.0, self),)
         after = other.parts if other.kind == "chain" else ((0.0, other),)
-        return Order("chain", parts=(*before, (float(at), after[0][1]), *after[1:]))
+        return Order("chain", parts=(*before, (real(at, "at"), after[0][1]), *after[1:]))
 
     @property
     def spans_run(self) -> bool:
@@ -198,14 +205,16 @@ class Order:
         """The order that `to_dict` described.
 
         Raises:
-            ValueError: an unknown kind or key.
+            ValueError: it describes none: an unknown kind or key, or a value that cannot be.
         """
+        if not isinstance(plain, Mapping) or plain.keys() - cls.__dataclass_fields__.keys() or "kind" not in plain:
+            raise ValueError(f"an order must have `kind` and no unknown keys, got {plain!r}")
         values = dict(plain)
-        unknown_keys = values.keys() - cls.__dataclass_fields__.keys()
-        if unknown_keys or "kind" not in values:
-            raise ValueError(f"an order must have `kind` and no unknown keys, got {dict(plain)}")
-        values["edges"] = tuple(values.get("edges", ()))
-        values["parts"] = tuple((share, cls.from_dict(part)) for share, part in values.get("parts", ()))
+        try:
+            values["edges"] = tuple(real(edge, "edges") for edge in values.get("edges", ()))
+            values["parts"] = tuple((real(share, "at"), cls.from_dict(part)) for share, part in values.get("parts", ()))
+        except TypeError as error:
+            raise ValueError(f"an order must have lists as `edges` and `parts`, got {plain!r}: {error}") from error
         return cls(**values)
 
     def compile(

@@ -20,6 +20,13 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Kinds of orders, and which fields each of them has."""
 
 
+_COUNTS = {
+    "window": ("places", (1 << 63) - 1),
+    "strides": ("passes", (1 << 63) - 1),
+    "levels": ("steps of the pool", 1 << 16),  # each is computed, and more could not be told apart
+}
+
+
 def check_order(fields: Mapping[str, Any]) -> None:
     """Refuse fields that do not make an order of their kind.
 
@@ -27,14 +34,19 @@ def check_order(fields: Mapping[str, Any]) -> None:
         ValueError: names the field, what it must be and what it is.
     """
     kind = fields["kind"]
-    if kind not in FIELDS:
+    if type(kind) is not str or kind not in FIELDS:
         raise unknown("kind", kind, FIELDS)
     _check_column(kind, fields["column"], optional=kind == "paced" and fields["random"])
     if kind == "bucketed":
         _check_edges(fields["edges"])
-    for name, what in (("window", "places"), ("strides", "passes"), ("levels", "steps of the pool")):
-        if name in FIELDS[kind] and not (isinstance(fields[name], int) and fields[name] >= 1):
-            raise ValueError(f"`{name}` must be a whole number of {what}, 1 at least, got {fields[name]!r}")
+    for name, (what, most) in _COUNTS.items():
+        value = fields[name]
+        if name in FIELDS[kind] and not (type(value) is int and 1 <= value <= most):
+            bound = f"{most} at most" if type(value) is int and value > most else "1 at least"
+            raise ValueError(f"`{name}` must be a whole number of {what}, {bound}, got {value!r}")
+    for name in ("descending", "shuffle", "random"):
+        if type(fields[name]) is not bool:
+            raise ValueError(f"`{name}` must be True or False, got {fields[name]!r}")
     if kind == "paced":
         _check_pacing(fields)
     if kind == "chain":
@@ -51,8 +63,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ValueError:
 def _check_column(kind: str, column: str | None, *, optional: bool) -> None:
     if "column" not in FIELDS[kind] and column is not None:
         raise ValueError(f"`column` of a {kind} order must be None, got {column!r}")
-    if "column" in FIELDS[kind] and column is None and not optional:
-        raise ValueError(f"`column` of a {kind} order must be the name of a column to order by, got None")
+    if "column" in FIELDS[kind] and not isinstance(column, str) and not (optional and column is None):
+        raise ValueError(f"`column` of a {kind} order must be the name of a column to order by, got {column!r}")
 
 
 def _check_edges(edges: tuple[float, ...]) -> None:

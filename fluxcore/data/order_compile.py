@@ -3,12 +3,13 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fluxcore import _core
+from fluxcore.data.argument_checks import whole
 from fluxcore.data.dataset import Dataset
 from fluxcore.data.pacing import pool_sizes
 from fluxcore.data.ranking import rank_chunks
@@ -20,12 +21,24 @@ Chunks = NDArray[np.uint64]
 _LINK_KEYS = 1  # keys of the orders in a chain descend from it
 
 
+def check_seed(seed: Any) -> int:
+    """A seed as an int.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: not within [0, 2^64).
+    """
+    try:
+        return whole(seed, "seed", low=0, high=(1 << 64) - 1)
+    except ValueError:
+        raise ValueError(f"`seed` must be within [0, 2^64), got {seed}") from None
+
+
 def compile_order(
     order: "Order", ds: Dataset, *, seed: int, subset: Chunks | None, positions: int | None
 ) -> _core.Order:
     """See `Order.compile`."""
-    if not 0 <= seed < 1 << 64:
-        raise ValueError(f"`seed` must be within [0, 2^64), got {seed}")
+    seed = check_seed(seed)
     count = len(ds) if subset is None else len(subset)
     positions = count if positions is None else positions
     parts = [part for _, part in order.parts] or [order]

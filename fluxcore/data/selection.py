@@ -1,13 +1,14 @@
 """Which chunks of a data set a loader reads at all."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fluxcore.data.argument_checks import real
 from fluxcore.data.dataset import Dataset
 
 
@@ -19,8 +20,12 @@ class Filter:
         column: name of a column.
         low: least value, itself included. None: no bound.
         high: greatest value, itself included. None: no bound.
+
+    Bounds of a float32 column are rounded to float32, so that one which is written as the column shows it is met.
+
     Raises:
-        ValueError: no bound, a bound that is NaN, or `low` above `high`.
+        TypeError: a bound that is no number.
+        ValueError: no bound, one that is NaN or infinite, or `low` above `high`.
     """
 
     column: str
@@ -28,11 +33,13 @@ class Filter:
     high: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("low", "high"):  # plain values, which a state can hold
+            object.__setattr__(self, name, _bound(getattr(self, name), name))
         bounds = [bound for bound in (self.low, self.high) if bound is not None]
-        if not bounds or any(math.isnan(bound) for bound in bounds) or bounds != sorted(bounds):
+        if not bounds or not all(math.isfinite(bound) for bound in bounds) or bounds != sorted(bounds):
             raise ValueError(
-                f"`low` and `high` must be bounds of `{self.column}`, one at least, with low <= high,"
-                f" got {self.low} and {self.high}"
+                f"`low` and `high` must be bounds of `{self.column}`, one at least, finite and with low <= high,"
+                f" got {self.low} and {self.high}\n\nNone is no bound."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,7 +48,13 @@ class Filter:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "Filter":
-        """The filter that `to_dict` described."""
+        """The filter that `to_dict` described.
+
+        Raises:
+            ValueError: it describes none.
+        """
+        if not isinstance(plain, Mapping) or not {"column"} <= plain.keys() <= {"column", "low", "high"}:
+            raise ValueError(f"a filter must have `column`, and `low` or `high`, got {plain!r}")
         return cls(**plain)
 
     def accepts(self, ds: Dataset) -> NDArray[np.bool_]:
@@ -57,11 +70,18 @@ class Filter:
             )
         values = ds.column(self.column)
         passing = ~np.isnan(values)
-        if self.low is not None:
-            passing &= values >= self.low
-        if self.high is not None:
-            passing &= values <= self.high
+        with np.errstate(over="ignore"):  # a bound beyond float32 is infinite in it, which is what it means
+            if self.low is not None:
+                passing &= values >= self.low
+            if self.high is not None:
+                passing &= values <= self.high
         return passing
+
+
+def _bound(value: Any, argument: str) -> float | None:
+    if value is None or type(value) is int:  # an int stays one: a float has no room for all document numbers
+        return value
+    return int(value) if isinstance(value, np.integer) else real(value, argument)
 
 
 def as_filters(where: Filter | Sequence[Filter]) -> tuple[Filter, ...]:
@@ -70,7 +90,7 @@ def as_filters(where: Filter | Sequence[Filter]) -> tuple[Filter, ...]:
     Raises:
         TypeError: something else.
     """
-    filters = (where,) if isinstance(where, Filter) else tuple(where)
+    filters = (where,) if isinstance(where, Filter) or not isinstance(where, Iterable) else tuple(where)
     for each in filters:
         if not isinstance(each, Filter):
             raise TypeError(
