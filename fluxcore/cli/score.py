@@ -24,6 +24,9 @@ def score(
     device: Annotated[str | None, typer.Option(help="Where a model runs; the GPU, where there is one.")] = None,
     include_last: Annotated[bool, typer.Option(help="Count what follows the chunk, too.")] = False,
     include_bos: Annotated[bool, typer.Option(help="Count a chunk's first token, too.")] = False,
+    source_quantiles: Annotated[
+        bool, typer.Option("--source-quantiles", help="Add the quantile of each score within its source, too.")
+    ] = False,
 ) -> None:
     """Score every chunk and add the scores as columns; a killed run goes on where it was."""
     import fluxcore.data
@@ -35,6 +38,8 @@ def score(
     with progress_bar("scoring") as progress:
         report = score_dataset(ds, chosen, prefix=prefix or kind, batch_size=batch_size, progress=progress)
     _show(ds, report.columns)
+    if source_quantiles:
+        _add_source_quantiles(ds, report.columns)
     if report.resumed_chunks:
         typer.echo(f"{report.resumed_chunks:,} of {report.chunks:,} chunks were scored by an earlier run")
     if report.unscored_chunks:
@@ -69,6 +74,14 @@ def _scorer(
         spec, revision=revision, device=device, include_last=include_last, include_bos=include_bos
     )
     return model, "lm"
+
+
+def _add_source_quantiles(ds: "Dataset", columns: tuple[str, ...]) -> None:
+    from fluxcore.data.source_quantiles import quantile_name
+
+    # Those that an earlier run added stay.
+    added = ds.add_source_quantiles(*(name for name in columns if quantile_name(name) not in ds.columns))
+    typer.echo(f"{len(added)} columns of quantiles within the source, {quantile_name('COLUMN')}, from 0 to 65535")
 
 
 def _show(ds: "Dataset", columns: tuple[str, ...]) -> None:

@@ -112,6 +112,8 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
         arrays = {name: _check(manifest, name, column) for name, column in values.items()}
         if len(manifest.columns) + len(arrays) + len(STANDARD_COLUMNS) > MAX_COLUMNS:
             raise ValueError(f"a data set has at most {MAX_COLUMNS} columns, it has {len(manifest.columns)} added ones")
+        if not arrays:
+            return manifest
         remove_unlisted(folder, manifest)
         generation = manifest.generation + 1
         infos = {n: ColumnInfo(dtype=a.dtype.name, definition=definitions.get(n, "")) for n, a in arrays.items()}

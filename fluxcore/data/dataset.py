@@ -15,6 +15,7 @@ from fluxcore.data import manifest as manifests
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.manifest import Manifest
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
+from fluxcore.data.source_quantiles import quantile_name, source_quantiles
 from fluxcore.data.verify import VerifyReport, verify_dataset
 
 _VERIFY = ("always", "never")
@@ -198,6 +199,32 @@ class Dataset:
         """Add several columns in one publication: all of them or none. See `add_column`."""
         columns.add_columns(self.path, self.uuid, values, definitions or {})
         self._load()
+
+    def add_source_quantiles(self, *columns: str) -> tuple[str, ...]:
+        """Add the quantile of columns within the source of each chunk, as uint16 columns `COLUMN.source_quantile`.
+
+        A value that l of the n chunks of its source are below, and e equal (itself included), has the quantile
+        65535 (l + e / 2) / n, rounded. An order or a filter by it takes the same share of every source.
+
+        Args:
+            columns: Names of scores or other columns.
+        Returns:
+            The names of the new columns, which are published at once.
+        Raises:
+            KeyError: there is no such column.
+            ValueError: its quantiles are there already, or their name would be too long.
+            DatasetLockedError, CorruptShardError, OSError: as `add_column` and `column`.
+        """
+        names = {column: quantile_name(column) for column in columns}
+        sources = self.column("source")
+        self.add_columns(
+            {name: source_quantiles(self.column(column), sources) for column, name in names.items()},
+            {
+                name: f"Quantile of {column} in the chunk's source, 0 to 65535, ties alike."
+                for column, name in names.items()
+            },
+        )
+        return tuple(names.values())
 
     def verify(
         self,

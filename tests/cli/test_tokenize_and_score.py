@@ -37,6 +37,21 @@ def test_text_to_scores(data):
     assert "pairs.cross_entropy" in fluxcore.data.open(data).columns
 
 
+def test_quantiles_within_sources(data):
+    assert run("score", data).exit_code == 0
+    scores = [name for name in fluxcore.data.open(data).columns if name.startswith("ngram.")]
+    for added in (len(scores), 0):
+        done = run("score", data, "--source-quantiles")
+        assert done.exit_code == 0, done.output
+        assert f"{added} columns of quantiles within the source, COLUMN.source_quantile" in done.output
+    ds = fluxcore.data.open(data)
+    quantiles = ds.column("ngram.entropy_mean.source_quantile")
+    for source in range(2):
+        own = ds.column("source") == source
+        lowest = np.flatnonzero(own)[ds.column("ngram.entropy_mean")[own].argmin()]
+        assert quantiles[lowest] == quantiles[own].min()
+
+
 def test_a_given_tokenizer_is_used(data, texts, tmp_path):
     done = run("tokenize", tmp_path / "again", "--text", texts[0], "--tokenizer", data / "tokenizer.json")
     assert done.exit_code == 0, done.output
