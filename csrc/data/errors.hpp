@@ -29,6 +29,7 @@ class CorruptShard : public std::runtime_error {
 // Why a part of a file that was open cannot be read any more.
 inline constexpr const char* kUnreadable =
     "it cannot be read: the file was cut after it was opened, or the disk failed";
+inline constexpr const char* kChanged = "the CRC of its tokens does not match";
 
 // A sound file that this version cannot read: a newer major version, or a feature it does not know.
 class UnsupportedFormat : public std::invalid_argument {

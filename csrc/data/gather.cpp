@@ -1,9 +1,10 @@
 #include <algorithm>
-#include <array>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
+#include <vector>
 
+#include "data/chunk_kernels.hpp"
+#include "data/crc32c.hpp"
 #include "data/errors.hpp"
 #include "data/map_guard.hpp"
 #include "data/shard_set.hpp"
@@ -11,155 +12,135 @@
 namespace fluxcore::data {
 namespace {
 
-struct OutTypeInfo {
-  std::string_view name;
-  std::size_t size;
-  std::uint64_t ids;  // how many token ids it can hold
-};
-
-constexpr std::array<OutTypeInfo, 5> kOutTypes = {{
-    {.name = "uint8", .size = 1, .ids = std::uint64_t{1} << 8},
-    {.name = "uint16", .size = 2, .ids = std::uint64_t{1} << 16},
-    {.name = "uint32", .size = 4, .ids = std::uint64_t{1} << 32},
-    {.name = "int32", .size = 4, .ids = std::uint64_t{1} << 31},
-    {.name = "int64", .size = 8, .ids = std::uint64_t{1} << 63},
-}};
-
-const OutTypeInfo& info(OutType type) { return kOutTypes[static_cast<std::size_t>(type)]; }
-
-struct Chunk {
+// A chunk that will be copied. The pointers are into mapped files, which are only read under a guard.
+struct Source {
   std::span<const std::byte> tokens;
   std::span<const std::byte> mask;
-  std::uint32_t valid_len;
-  std::uint32_t next_token;
+  const std::uint32_t* crc = nullptr;
+  const std::uint32_t* next_token = nullptr;
+  const std::uint32_t* valid_len = nullptr;  // nullptr: full
 };
 
-template <class Token, class Out>
-void copy_chunk(const Chunk& chunk, Out* tokens, Out* targets) {
+enum class Fault : std::uint8_t { kNone, kChanged, kBadLength };
+
+// Puts what is no token of the chunk where it belongs: its last target, and those that do not count.
+template <class Out>
+void finish_targets(const Source& chunk, std::size_t size, std::size_t valid_len, Out* targets) {
   constexpr Out kNoTarget = std::is_signed_v<Out> ? static_cast<Out>(-100) : Out{0};
-  const auto* in = reinterpret_cast<const Token*>(chunk.tokens.data());
-  const std::size_t size = chunk.tokens.size() / sizeof(Token);
-  for (std::size_t t = 0; t < size; ++t) tokens[t] = static_cast<Out>(in[t]);
-  if (targets == nullptr) return;
-  const std::size_t last = chunk.valid_len - 1;
-  for (std::size_t t = 0; t < last; ++t) targets[t] = static_cast<Out>(in[t + 1]);
-  targets[last] = chunk.next_token == kNoToken ? kNoTarget : static_cast<Out>(chunk.next_token);
-  std::fill(targets + last + 1, targets + size, kNoTarget);
+  const std::size_t last = valid_len - 1;
+  const std::uint32_t next = *chunk.next_token;
+  targets[last] = next == kNoToken ? kNoTarget : static_cast<Out>(next);
+  std::fill(targets + valid_len, targets + size, kNoTarget);
   for (std::size_t t = 0; t < size && !chunk.mask.empty(); ++t) {
     const bool counts = ((static_cast<unsigned>(chunk.mask[t / 8]) >> (t % 8)) & 1U) != 0;
     if (!counts) targets[t] = kNoTarget;
   }
 }
 
-using CopyChunk = void (*)(const Chunk&, void* tokens, void* targets);
+using FinishTargets = void (*)(const Source& chunk, std::size_t size, std::size_t valid_len, void* targets);
 
-template <class Token, class Out>
-void copy_erased(const Chunk& chunk, void* tokens, void* targets) {
-  copy_chunk<Token>(chunk, static_cast<Out*>(tokens), static_cast<Out*>(targets));
+template <class Out>
+void finish_erased(const Source& chunk, std::size_t size, std::size_t valid_len, void* targets) {
+  finish_targets(chunk, size, valid_len, static_cast<Out*>(targets));
 }
 
-template <class Token>
-CopyChunk copy_to(OutType out) {
+FinishTargets finisher(OutType out) {
   switch (out) {
     case OutType::u8:
-      return copy_erased<Token, std::uint8_t>;
+      return finish_erased<std::uint8_t>;
     case OutType::u16:
-      return copy_erased<Token, std::uint16_t>;
+      return finish_erased<std::uint16_t>;
     case OutType::u32:
-      return copy_erased<Token, std::uint32_t>;
+      return finish_erased<std::uint32_t>;
     case OutType::i32:
-      return copy_erased<Token, std::int32_t>;
+      return finish_erased<std::int32_t>;
     case OutType::i64:
       break;
   }
-  return copy_erased<Token, std::int64_t>;
+  return finish_erased<std::int64_t>;
 }
 
-// A chunk that is soon read: its first bytes are asked for while the one before it is in work.
-class Upcoming {
+// Copies chunks one after another into the rows of a batch.
+class Copier {
  public:
-  Upcoming(const ChunkPlace& at, bool verify, bool targets) : tokens_(at.shard->tokens(at.index)) {
-    if (verify) prefetch(&at.shard->chunk_crcs()[at.index]);
-    if (targets) prefetch(&at.shard->next_tokens()[at.index]);
-  }
+  Copier(TokenType token, const GatherOut& out, std::size_t chunk_tokens)
+      : out_(out),
+        kernels_(chunk_kernels(token, out.type)),
+        finish_(finisher(out.type)),
+        chunk_tokens_(chunk_tokens),
+        row_bytes_(chunk_tokens * size_of(out.type)) {}
 
-  [[nodiscard]] const std::byte* tokens() const { return tokens_.data(); }
-
-  void prefetch_tokens() const {
-    const std::size_t bytes = std::min(tokens_.size(), kPage);
-    for (std::size_t at = 0; at < bytes; at += kLine) prefetch(tokens_.data() + at);
+  // `upcoming`: the chunk that is read next. To be called under a guard; throws nothing and owns nothing.
+  [[nodiscard]] Fault copy(const Source& chunk, std::size_t row, const Source& upcoming, bool verify) const {
+    std::size_t valid_len = chunk_tokens_;
+    const bool targets = out_.targets != nullptr;
+    if (targets && chunk.valid_len != nullptr) {
+      valid_len = *chunk.valid_len;
+      if (valid_len < 1 || valid_len > chunk_tokens_) return Fault::kBadLength;
+    }
+    const ChunkCopy whole = {.in = chunk.tokens.data(),
+                             .size = chunk.tokens.size(),
+                             .tokens = row_of(out_.tokens, row),
+                             .targets = targets ? row_of(out_.targets, row) : nullptr,
+                             .upcoming = upcoming.tokens.data()};
+    if (!verify) {
+      kernels_.copy(whole);
+    } else if (crc32c(chunk.mask, kernels_.copy_and_check(whole)) != *chunk.crc) {
+      return Fault::kChanged;
+    }
+    if (targets) finish_(chunk, chunk_tokens_, valid_len, whole.targets);
+    return Fault::kNone;
   }
 
  private:
-  static constexpr std::size_t kLine = 64;
+  [[nodiscard]] void* row_of(void* rows, std::size_t row) const {
+    return static_cast<std::byte*>(rows) + row * row_bytes_;
+  }
 
-  static void prefetch(const void* address) { __builtin_prefetch(address); }
-
-  std::span<const std::byte> tokens_;
+  GatherOut out_;
+  ChunkKernels kernels_;
+  FinishTargets finish_;
+  std::size_t chunk_tokens_;
+  std::size_t row_bytes_;
 };
 
-CopyChunk copier(TokenType token, OutType out) {
-  if (token == TokenType::u8) return copy_to<std::uint8_t>(out);
-  if (token == TokenType::u16) return copy_to<std::uint16_t>(out);
-  return copy_to<std::uint32_t>(out);
+Source source_of(const ChunkPlace& at, bool verify, bool targets) {
+  Source chunk{.tokens = at.shard->tokens(at.index), .mask = at.shard->mask(at.index)};
+  if (verify) chunk.crc = &at.shard->chunk_crcs()[at.index];
+  if (targets) {
+    chunk.next_token = &at.shard->next_tokens()[at.index];
+    const std::span<const std::uint32_t> lengths = at.shard->valid_lengths();
+    if (!lengths.empty()) chunk.valid_len = &lengths[at.index];
+  }
+  // They lie far apart; asked for together they are there when their turn comes.
+  for (const std::uint32_t* fact : {chunk.crc, chunk.next_token, chunk.valid_len}) __builtin_prefetch(fact);
+  return chunk;
 }
 
 }  // namespace
 
-std::size_t size_of(OutType type) noexcept { return info(type).size; }
-
-OutType out_type_from_name(std::string_view name) {
-  for (std::size_t t = 0; t < kOutTypes.size(); ++t) {
-    if (kOutTypes[t].name == name) return static_cast<OutType>(t);
-  }
-  throw std::invalid_argument("`out` must be one of uint8, uint16, uint32, int32, int64, got `" + std::string(name) +
-                              "`");
-}
-
 void ShardSet::gather(std::span<const std::uint64_t> chunk_ids, const GatherOut& out, bool verify) const {
-  if (vocab_size() > info(out.type).ids) {
+  if (vocab_size() > ids_of(out.type)) {
     throw std::invalid_argument("`out` must hold every token of a vocabulary of " + std::to_string(vocab_size()) +
-                                ", got " + std::string(info(out.type).name) + "\n\nUse out=\"int64\".");
+                                ", got " + std::string(name_of(out.type)) + "\n\nUse out=\"int64\".");
   }
-  const CopyChunk copy = copier(token_type(), out.type);
-  const std::uint64_t row_bytes = chunk_tokens() * size_of(out.type);
-  auto* tokens = static_cast<std::byte*>(out.tokens);
-  auto* targets = static_cast<std::byte*>(out.targets);
-  ChunkPlace next = chunk_ids.empty() ? ChunkPlace{} : place(chunk_ids.front());
-  for (std::size_t row = 0; row < chunk_ids.size(); ++row) {
-    const std::uint64_t id = chunk_ids[row];
-    const ChunkPlace at = next;
-    next = place(chunk_ids[std::min(row + 1, chunk_ids.size() - 1)]);
-    const Upcoming upcoming(next, verify, targets != nullptr);
-    // The check also brings the chunk into the nearest cache, from where the copy takes it.
-    if (verify) {
-      check_payload(id, at, upcoming.tokens());
-    } else {
-      upcoming.prefetch_tokens();
+  std::vector<Source> chunks;
+  chunks.reserve(chunk_ids.size());
+  for (const std::uint64_t id : chunk_ids) chunks.push_back(source_of(place(id), verify, out.targets != nullptr));
+
+  const Copier copier(token_type(), out, chunk_tokens());
+  volatile std::size_t reached = 0;  // volatile: in memory when the guard is left half-way
+  Fault fault = Fault::kNone;
+  const bool read = read_mapped([&] {
+    for (std::size_t row = 0; row < chunks.size() && fault == Fault::kNone; ++row) {
+      reached = row;
+      const Source& upcoming = chunks[std::min(row + 1, chunks.size() - 1)];
+      fault = copier.copy(chunks[row], row, upcoming, verify);
     }
-    Chunk chunk = {
-        .tokens = at.shard->tokens(at.index), .mask = {}, .valid_len = chunk_tokens(), .next_token = kNoToken};
-    std::span<const std::uint32_t> next_tokens;
-    std::span<const std::uint32_t> lengths;
-    if (targets != nullptr) {
-      chunk.mask = at.shard->mask(at.index);
-      next_tokens = at.shard->next_tokens();
-      lengths = at.shard->valid_lengths();
-    }
-    bool in_range = true;
-    const bool read = read_mapped([&] {
-      if (targets != nullptr) {
-        chunk.next_token = next_tokens[at.index];
-        if (!lengths.empty()) chunk.valid_len = lengths[at.index];
-        in_range = chunk.valid_len >= 1 && chunk.valid_len <= chunk_tokens();
-      }
-      if (in_range) copy(chunk, tokens, targets);
-    });
-    if (!read) fail(id, kUnreadable);
-    if (!in_range) fail(id, "its valid length is out of range");
-    tokens += row_bytes;
-    if (targets != nullptr) targets += row_bytes;
-  }
+  });
+  if (!read) fail(chunk_ids[reached], kUnreadable);
+  if (fault == Fault::kChanged) fail(chunk_ids[reached], kChanged);
+  if (fault == Fault::kBadLength) fail(chunk_ids[reached], "its valid length is out of range");
 }
 
 }  // namespace fluxcore::data

@@ -141,12 +141,12 @@ std::span<const std::byte> Shard::mask(std::uint64_t index) const {
   return map().subspan(mask_->offset + index * bytes, bytes);
 }
 
-std::optional<bool> Shard::payload_matches(std::uint64_t index, const std::byte* upcoming) const {
+std::optional<bool> Shard::payload_matches(std::uint64_t index) const {
   const std::span<const std::byte> tokens = this->tokens(index);
   const std::span<const std::byte> mask = this->mask(index);
   const std::span<const std::uint32_t> crcs = chunk_crcs();
   bool matches = false;
-  if (!read_mapped([&] { matches = crc32c(mask, crc32c(tokens, 0, upcoming)) == crcs[index]; })) return std::nullopt;
+  if (!read_mapped([&] { matches = crc32c(mask, crc32c(tokens)) == crcs[index]; })) return std::nullopt;
   return matches;
 }
 

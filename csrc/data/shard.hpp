@@ -43,9 +43,8 @@ class Shard {
   // These map the file, which can throw as reading it does.
   void will_need(std::uint64_t index, std::uint64_t count) const;
   std::optional<bool> is_resident(std::uint64_t index) const;
-  // Whether the payload has the CRC that was written with it; nothing where it cannot be read any more. `upcoming`: as
-  // for `crc32c`.
-  std::optional<bool> payload_matches(std::uint64_t index, const std::byte* upcoming = nullptr) const;
+  // Whether the payload has the CRC that was written with it; nothing where it cannot be read any more.
+  std::optional<bool> payload_matches(std::uint64_t index) const;
   std::span<const std::uint32_t> chunk_crcs() const { return checked_u32(chunk_crc_); }  // throws CorruptShard
 
   // All items of a column, checked; empty where there is no such column. Throws CorruptShard.

@@ -84,12 +84,11 @@ void ShardSet::fail(std::uint64_t chunk_id, const std::string& why) const {
   throw CorruptShard(at.shard->path(), why, chunk_id, document);
 }
 
-void ShardSet::check_payload(std::uint64_t chunk_id) const { check_payload(chunk_id, place(chunk_id), nullptr); }
-
-void ShardSet::check_payload(std::uint64_t chunk_id, const ChunkPlace& at, const std::byte* upcoming) const {
-  const std::optional<bool> matches = at.shard->payload_matches(at.index, upcoming);
+void ShardSet::check_payload(std::uint64_t chunk_id) const {
+  const ChunkPlace at = place(chunk_id);
+  const std::optional<bool> matches = at.shard->payload_matches(at.index);
   if (!matches) fail(chunk_id, kUnreadable);
-  if (!*matches) fail(chunk_id, "the CRC of its tokens does not match");
+  if (!*matches) fail(chunk_id, kChanged);
 }
 
 void ShardSet::verify_shard(std::size_t number) const {

@@ -8,14 +8,10 @@
 #include <vector>
 
 #include "data/layout.hpp"
+#include "data/out_type.hpp"
 #include "data/shard.hpp"
 
 namespace fluxcore::data {
-
-enum class OutType : std::uint8_t { u8, u16, u32, i32, i64 };
-std::size_t size_of(OutType type) noexcept;
-// Throws std::invalid_argument that lists the names, for another name.
-OutType out_type_from_name(std::string_view name);
 
 struct GatherOut {
   OutType type = OutType::i64;
@@ -68,7 +64,8 @@ class ShardSet {
 
   // Copies whole chunks, and beside them the targets: the tokens moved left by one, then the token that follows the
   // chunk. Where there is no target (padding, the end of a document, a cleared mask bit) the signed types get -100, the
-  // unsigned ones 0. With `verify` the CRC of each chunk is checked before its copy.
+  // unsigned ones 0. With `verify` the CRC of each chunk is checked; what was copied
+  // until an exception is of any value.
   // Throws std::out_of_range, std::invalid_argument for a type that cannot hold every token, CorruptShard.
   void gather(std::span<const std::uint64_t> chunk_ids, const GatherOut& out, bool verify) const;
 
@@ -79,7 +76,6 @@ class ShardSet {
   void verify_shard(std::size_t number) const;
 
  private:
-  void check_payload(std::uint64_t chunk_id, const ChunkPlace& at, const std::byte* upcoming) const;
   [[noreturn]] void fail(std::uint64_t chunk_id, const std::string& why) const;
 
   SetSpec spec_;

@@ -267,7 +267,7 @@ class Loader:
 
     def _next_batch(self, stride: int) -> Batch:
         stream = self._stream
-        if stream is None or stream.step != self._step or stream.stride != stride or stream.process != os.getpid():
+        if stream is None or stream.step != self._step or stream.stride != stride or not stream.is_alive:
             stream = Stream(self.ds, self._compiled, self._plan, self._step, self._reading, self._substitutes, stride)
             self._stream = stream
         try:

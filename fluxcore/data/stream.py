@@ -1,5 +1,6 @@
 """Batches read ahead by the C++ loader, into tensors that nobody else holds."""
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,18 @@ Buffers = tuple[NDArray[np.int64], Tensor, Tensor]
 
 _PLANNED = 64  # batches beyond those in sight
 
+_forks = itertools.count()
+_process = next(_forks)  # number of forks that this process is away from the one that imported this
+
+
+def _note_fork() -> None:
+    global _process  # noqa: PLW0603
+    _process = next(_forks)
+
+
+# To ask the system for each batch which process this is would cost as much as planning it.
+os.register_at_fork(after_in_child=_note_fork)
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -41,7 +54,7 @@ class Stream:
 
     A batch is written once, by a thread of the C++ loader, straight into tensors that nobody else has; from `next` on
     they are the caller's, and when the caller has let go of them their memory serves a later batch. Threads belong to
-    the process that made the stream: see `process`.
+    the process that made the stream: see `is_alive`.
     """
 
     def __init__(
@@ -66,8 +79,7 @@ class Stream:
         self._allocate = _allocate_pinned(ds.chunk_tokens, reading) if self._pin else None
         self._planned = step
         self._end = plan.steps
-        self.process = os.getpid()
-        """The process that the threads are in; a fork of it has none of them."""
+        self._process = _process
         in_work = max(reading.prefetch, 1) if reading.threads else 1
         self._rows = max(plan.global_batch_size // plan.world_size, 1)
         # Tokens and targets of the batches in work, the one that was handed out and the one before it.
@@ -78,6 +90,11 @@ class Stream:
         self._core = self._loader(order, threads=reading.threads, in_work=in_work, sight=sight)
         self._in_sight = (in_work + sight) * stride
         self._plan_more()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the threads are in this process; a fork of the one that made them has none of them."""
+        return self._process == _process
 
     def _loader(self, order: _core.Order, *, threads: int, in_work: int, sight: int) -> _core.Loader:
         return _core.Loader(
