@@ -11,6 +11,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fluxcore.data.regular_file import open_regular
+from fluxcore.durable import naming
 from fluxcore.errors import DatasetLockedError
 
 _BLOCK = struct.Struct("<QQI")  # first chunk, chunks, CRC-32 of these two and of the scores
@@ -31,10 +33,11 @@ class Journal:
         """What is done; NaN elsewhere."""
         self.done = 0
         """Chunks done; they are the first ones."""
-        self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b")
+        self._file = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT), "r+b")
         try:
             self._lock()
-            self._replay(json.dumps(header, sort_keys=True).encode() + b"\n")
+            with naming(path):
+                self._replay(json.dumps(header, sort_keys=True).encode() + b"\n")
         except BaseException:
             self._file.close()
             raise
@@ -43,15 +46,21 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with naming(self.path):  # what a full disk left in the buffer is tried once more
+            self._file.close()
 
     def append(self, scores: NDArray[np.float32]) -> None:
-        """Keep the scores [columns, n] of the next n chunks; on return they are on the disk."""
+        """Keep the scores [columns, n] of the next n chunks; on return they are on the disk.
+
+        Raises:
+            OSError: they could not be written; the error names the file.
+        """
         n = scores.shape[1]
         key = _BLOCK_KEY.pack(self.done, n)
         payload = np.ascontiguousarray(scores, dtype="<f4").tobytes()
-        self._file.write(key + struct.pack("<I", zlib.crc32(payload, zlib.crc32(key))) + payload)
-        self._sync()
+        with naming(self.path):
+            self._file.write(key + struct.pack("<I", zlib.crc32(payload, zlib.crc32(key))) + payload)
+            self._sync()
         self.scores[:, self.done : self.done + n] = scores
         self.done += n
 

@@ -1,5 +1,9 @@
 """The journal keeps whole blocks, whatever the death of its writer left of the last."""
 
+import os
+import resource
+import signal
+
 import numpy as np
 import pytest
 
@@ -70,3 +74,37 @@ def test_one_process_at_a_time(path):
         open_journal(path)
     with open_journal(path) as journal:
         assert journal.done == 4
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_was_whole_goes_on(tmp_path):
+    """No file may grow past 4 KiB: writing fails with EFBIG, as a full disk does with ENOSPC."""
+    block = np.ones((2, 100), dtype=np.float32)
+    path = tmp_path / "journal"
+
+    def fill():
+        with Journal(path, HEADER, 2, 1000) as journal:
+            for _ in range(10):
+                journal.append(block)
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as error:
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert error.value.filename == str(path)
+    with Journal(path, HEADER, 2, 1000) as journal:
+        assert journal.done == 400
+        journal.append(block)
+    with Journal(path, HEADER, 2, 1000) as journal:
+        assert journal.done == 500
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_what_is_no_file_is_no_journal(tmp_path, put):
+    put(tmp_path / "journal")
+    with pytest.raises(OSError, match=r"journal'$"):
+        open_journal(tmp_path / "journal")
