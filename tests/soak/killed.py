@@ -1,9 +1,6 @@
 """Writers that are killed at any time, over and over: nothing half-done is read, and the work can be ended."""
 
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +9,7 @@ from support.data_sets import write_data_set
 import fluxcore.data
 from fluxcore.data import sort
 from soak.data_set_files import clear
+from soak.scripts import run_script
 from soak.target import FoundError, Target
 
 WRITE = """
@@ -35,28 +33,21 @@ while len(ds.columns) < 40:
 """
 
 
-class _Killed(Target):
+class Killed(Target):
+    """Runs scripts that are killed."""
+
     mean_s = 0.05
-    """Of the time after which it is killed."""
+    """Of the time after which one is killed."""
 
-    def _run(self, rng: np.random.Generator, script: str, *arguments: object, patience: float = 1.0) -> bool:
+    def run(self, rng: np.random.Generator, script: str, *arguments: object, patience: float = 1.0) -> bool:
         """Kill it after a random time, `patience` times as long as usual; whether it was done before."""
-        # Loading the package takes most of the time: the clock starts when that is done.
-        script = "import fluxcore.data\nprint('ready', flush=True)\n" + script
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(float(rng.exponential(self.mean_s * patience)))
-        process.kill()
-        _, printed = process.communicate()
-        if process.returncode not in (0, -signal.SIGKILL):
-            raise FoundError(f"it ended with {process.returncode}: {printed.decode()[-500:]}")
-        return process.returncode == 0
+        ended = run_script(script, *arguments, kill_after_s=float(rng.exponential(self.mean_s * patience)))
+        if ended.code not in (0, -signal.SIGKILL):
+            raise FoundError(f"it ended with {ended.code}: {ended.printed}")
+        return ended.code == 0
 
 
-class KilledWriter(_Killed):
+class KilledWriter(Killed):
     """ShardWriter."""
 
     name = "killed writer"
@@ -68,7 +59,7 @@ class KilledWriter(_Killed):
     def attempt(self, rng: np.random.Generator) -> str:
         """Nothing is published before all of it, and the next writer finds its way."""
         clear(self._folder)
-        done = self._run(rng, WRITE, self._folder)
+        done = self.run(rng, WRITE, self._folder)
         try:
             chunks = len(fluxcore.data.open(self._folder))
         except FileNotFoundError:
@@ -86,7 +77,7 @@ class KilledWriter(_Killed):
         return "done before" if done else "killed"
 
 
-class KilledSort(_Killed):
+class KilledSort(Killed):
     """Sorts in memory and within a limit."""
 
     name = "killed sort"
@@ -104,7 +95,7 @@ class KilledSort(_Killed):
         clear(self._folder)
         limit = int(rng.choice([0, 400_000, 2_000_000]))
         kills = 0
-        while not self._run(rng, SORT, self._set.path, self._folder, limit, patience=1.5**kills):
+        while not self.run(rng, SORT, self._set.path, self._folder, limit, patience=1.5**kills):
             kills += 1
             if kills > 40:
                 raise FoundError("it never ends")
@@ -113,7 +104,7 @@ class KilledSort(_Killed):
         return "killed" if kills else "done before"
 
 
-class KilledColumn(_Killed):
+class KilledColumn(Killed):
     """`add_column`."""
 
     name = "killed add_column"
@@ -131,7 +122,7 @@ class KilledColumn(_Killed):
         self._folder.mkdir()
         for name, data in self._sound.items():
             (self._folder / name).write_bytes(data)
-        done = self._run(rng, ADD, self._folder)
+        done = self.run(rng, ADD, self._folder)
         ds = fluxcore.data.open(self._folder)
         ds.verify()
         for name in ds.columns:

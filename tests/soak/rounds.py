@@ -5,12 +5,14 @@ from collections.abc import Iterator, Sequence
 from soak.data_set_files import Damaged, Forged, ForgedManifest
 from soak.foreign_files import Foreign
 from soak.killed import KilledColumn, KilledSort, KilledWriter
+from soak.killed_commands import KilledConvert, KilledExport, KilledScore, KilledTokenise, KilledVerify
 from soak.loading import Resumed
 from soak.processes import Tally, run_target
 from soak.target import Target
 
 TARGETS: tuple[type[Target], ...] = (
     Damaged, Forged, ForgedManifest, Foreign, Resumed, KilledWriter, KilledSort, KilledColumn,
+    KilledTokenise, KilledConvert, KilledExport, KilledScore, KilledVerify,
 )  # fmt: skip
 
 
