@@ -82,6 +82,8 @@ def sort(
     check_score(parts, column)
     key = SortKey(column=column, descending=descending)
     if is_sort_of(target, parts, key):
+        if (target / WORK_FOLDER).exists():  # of a run that was killed right behind the publication
+            shutil.rmtree(target / WORK_FOLDER)
         return SortResult(target, len(parts), already_sorted=not _complete(parts, target))
     report = progress or (lambda _done, _total: None)
     manifest = sorted_manifest(parts, key, shard_bytes)

@@ -75,6 +75,15 @@ def test_a_finished_sort_is_not_done_again(ds, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sorted").iterdir()} == before
 
 
+def test_what_a_sort_killed_behind_its_publication_left_is_taken_away(ds, tmp_path):
+    sort(ds, tmp_path / "sorted", "score")
+    work = tmp_path / "sorted" / ".sort"
+    work.mkdir()
+    (work / "keys-000").write_bytes(b"keys")
+    assert sort(ds, tmp_path / "sorted", "score").already_sorted
+    assert not work.exists()
+
+
 def test_another_data_set_is_not_written_over(ds, tmp_path):
     sort(ds, tmp_path / "sorted", "score")
     before = fluxcore.data.open(tmp_path / "sorted").manifest
