@@ -13,7 +13,7 @@ MAX_PARTITIONS = 256
 """Files of keys that are open at once; the keys that are sampled to part them grow with its square."""
 _MAX_BATCH_BYTES = 16 << 20
 _RANK_BYTES = RECORD.itemsize + 64  # a chunk whose key is ranked: its record, keys, two arrays of pairs, the ranking
-_PLACE_BYTES = 48  # a chunk that is held: its id, in both orders, its place, and what gathering it needs
+_PLACE_BYTES = 32  # a chunk that is held: its id, in both orders, its place, and a value on the way
 _RUN_BYTES = 2 * RECORD.itemsize + 64  # a chunk whose key is read: its record, sorted too, and the columns of it
 
 
@@ -22,9 +22,9 @@ class SortMemory:
     """Numbers of chunks."""
 
     partition: int
-    """Ranked at once, by their keys."""
+    """Ranked at once, by their keys; their columns are held together."""
     block: int
-    """Held at once, payload included."""
+    """Whose payload is held at once."""
     run: int
     """Keys read at once."""
     batch: int
@@ -65,11 +65,10 @@ def divide_memory(parts: Parts, columns: Iterable[str], memory_bytes: int, *, sh
     mask = (parts.chunk_tokens + 7) // 8 if parts.manifest.token_mask else 0
     # A shard's columns grow by doubling, and those beyond the standard ones are held once more, for their quantiles.
     shard = min(shard_chunks, len(parts)) * (5 * in_columns + 2 * mask + 16)
-    row = (payload if shard_chunks else 0) + in_columns + _PLACE_BYTES
-    memory = _divide(len(parts), payload, row, memory_bytes - shard)
+    memory = _divide(len(parts), payload, in_columns, memory_bytes - shard)
     if memory is None:
         sizes = (1 << power for power in range(10, 63))
-        enough = next(size for size in sizes if _divide(len(parts), payload, row, size))
+        enough = next(size for size in sizes if _divide(len(parts), payload, in_columns, size))
         raise ValueError(
             f"`memory_bytes` is too little to sort {len(parts)} chunks of {payload + in_columns} bytes,"
             f" got {memory_bytes}; {shard + enough} would do"
@@ -78,16 +77,17 @@ def divide_memory(parts: Parts, columns: Iterable[str], memory_bytes: int, *, sh
     return memory
 
 
-def _divide(chunks: int, payload: int, row: int, memory_bytes: int) -> SortMemory | None:
-    """One part in eight for batches, a third for a partition's keys, then for its ids and a block of chunks, or a
+def _divide(chunks: int, payload: int, in_columns: int, memory_bytes: int) -> SortMemory | None:
+    """One part in eight for batches, a third for a partition's keys, then for its columns and a block of chunks, or a
     quarter for a run of keys, each in its turn; the rest stays free, for what the allocator keeps back.
 
     None where it is too little.
     """
-    partition = memory_bytes // 3 // _RANK_BYTES
+    third, held = memory_bytes // 3, in_columns + _PLACE_BYTES
+    partition = min(third // _RANK_BYTES, third // 2 // held)
     memory = SortMemory(
         partition=partition,
-        block=(memory_bytes // 3 - 8 * min(partition, chunks)) // row,
+        block=(third - held * min(partition, chunks)) // (payload + _PLACE_BYTES),
         run=memory_bytes // 4 // _RUN_BYTES,
         batch=max(1, min(memory_bytes // 8, _MAX_BATCH_BYTES) // (2 * payload)),
         samples=memory_bytes // 4 // (3 * RECORD.itemsize),

@@ -40,9 +40,9 @@ def partition_rows(
     start: int,
     stop: int,
 ) -> Iterator[Rows]:
-    """Rows `start` to `stop` in the order of the partitions; the ids of one and a block of chunks are held in memory.
+    """Rows `start` to `stop` in the order of the partitions; the columns of one and a block of chunks are held.
 
-    Each block reads its chunks in the order in which they lie in the data set.
+    Columns are read once a partition, and each block reads its chunks in the order in which they lie in the data set.
 
     Raises:
         CorruptShardError: a chunk, a column or a partition is not what was written.
@@ -52,24 +52,37 @@ def partition_rows(
         low, high = max(start - base, 0), min(stop - base, partition.chunks)
         base += partition.chunks
         if low < high:
-            ids = partition.ranked()[low:high]
-            for first in range(0, len(ids), memory.block):
-                yield from _block_rows(parts, ids[first : first + memory.block], names, memory.batch)
+            ranked = partition.ranked()[low:high]
+            columns = _ranked_columns(parts, ranked, names)
+            for first in range(0, len(ranked), memory.block):
+                last = min(first + memory.block, len(ranked))
+                payload = _ranked_payload(parts, ranked[first:last], memory.batch)
+                for at in range(first, last, memory.batch):
+                    own = slice(at, min(at + memory.batch, last))
+                    # Copied: whoever keeps some rows of a column must not keep all of it.
+                    yield {name: values[at - first : own.stop - first] for name, values in payload.items()} | {
+                        name: values[own].copy() for name, values in columns.items()
+                    }
 
 
-def _block_rows(parts: Parts, ranked: NDArray[np.uint64], names: Sequence[str], batch: int) -> Iterator[Rows]:
+def _ranked_columns(parts: Parts, ranked: NDArray[np.uint64], names: Sequence[str]) -> Rows:
     place = np.argsort(ranked)
     ids = ranked[place]
     held: Rows = {}
-    for start in range(0, len(ids), batch):
-        own = slice(start, start + batch)
-        for name, values in parts.payload(ids[own]).items():
-            if name not in held:
-                held[name] = np.empty((len(ids), *values.shape[1:]), values.dtype)
-            held[name][place[own]] = values
     for name in (*STANDARD_COLUMNS, *names):
         values = parts.take((name,), ids)[name]
         held[name] = np.empty_like(values)
         held[name][place] = values
-    for start in range(0, len(ids), batch):
-        yield {name: values[start : start + batch] for name, values in held.items()}
+    return held
+
+
+def _ranked_payload(parts: Parts, ranked: NDArray[np.uint64], batch: int) -> Rows:
+    place = np.argsort(ranked)
+    held: Rows = {}
+    for start in range(0, len(ranked), batch):
+        own = place[start : start + batch]
+        for name, values in parts.payload(ranked[own]).items():
+            if name not in held:
+                held[name] = np.empty((len(ranked), *values.shape[1:]), values.dtype)
+            held[name][own] = values
+    return held

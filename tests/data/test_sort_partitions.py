@@ -66,7 +66,17 @@ def test_the_sort_had_to_make_partitions(ds):
     memory = divide_memory(Parts([ds]), ds.columns, MEMORY_BYTES, shard_chunks=300)
     assert 1 < 3000 // memory.partition < 256
     assert memory.run < 3000
-    assert memory.block < memory.partition
+
+
+@pytest.mark.parametrize("memory_bytes", [200_000, 320_000])  # several partitions, and one
+def test_the_chunks_of_a_partition_are_read_in_blocks(tmp_path, memory_bytes):
+    ds = write_data_set(tmp_path / "set", 600, chunk_tokens=512, chunks_per_shard=200)
+    memory = divide_memory(Parts([ds]), ds.columns, memory_bytes, shard_chunks=60)
+    assert 2 * memory.block < min(memory.partition, 600)
+    assert (memory.partition < 600) == (memory_bytes == 200_000)
+    sort(ds, tmp_path / "memory", "score", shard_bytes=120_000)
+    sort(ds, tmp_path / "blocks", "score", shard_bytes=120_000, memory_bytes=memory_bytes)
+    assert contents(tmp_path / "blocks") == contents(tmp_path / "memory")
 
 
 @settings(max_examples=60, deadline=None)
