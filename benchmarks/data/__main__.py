@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="where files are made, 4 GB with the defaults; a temporary one")
     parser.add_argument("--out", type=Path, help="append rows to this file, one JSON object a line")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that files and control groups are cleared away
     entered = [contender for contender in contenders() if contender.name in options.contender]
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:

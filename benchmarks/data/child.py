@@ -9,7 +9,7 @@ from typing import Any, Self
 from benchmarks.data.contender import CannotError
 from benchmarks.harness import WrongAnswerError
 
-TIMEOUT_S = 300
+TIMEOUT_S = 600
 Answer = tuple[str, Any]
 """`ok`, or why the step did not end well, and what it gave."""
 

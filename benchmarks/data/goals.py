@@ -44,6 +44,12 @@ def _verdict(goal: Goal, row: Row, rows: Rows) -> str:
     return f"{'met' if reached else '**missed**'}, {figure}"
 
 
+def _field(row: Row, name: str) -> Any:
+    if name not in row:
+        raise UnknownError(f"the row has no `{name}`")  # as rows of earlier versions
+    return row[name]
+
+
 def _times(rival: str, factor: float) -> Callable[[Row, Rows], tuple[bool, str]]:
     """At least so many times the rival's rate."""
 
@@ -58,7 +64,8 @@ def _times(rival: str, factor: float) -> Callable[[Row, Rows], tuple[bool, str]]
 
 def _at_most(limit: float, unit: str, *, of: str = "value") -> Callable[[Row, Rows], tuple[bool, str]]:
     def reached(row: Row, rows: Rows) -> tuple[bool, str]:
-        return row[of] <= limit, f"{row[of]:.3g} {unit}"
+        figure = _field(row, of)
+        return figure <= limit, f"{figure:.3g} {unit}"
 
     return reached
 
@@ -76,15 +83,17 @@ def _below(
     """Less than the limit, in a row whose field `over` says that it was measured over so many."""
 
     def reached(row: Row, rows: Rows) -> tuple[bool, str]:
-        if row[over] < count:
-            raise UnknownError(f"over {row[over]:,} {over.replace('_', ' ')}, not {count:,}")
-        return row[of] < limit, f"{row[of]:.3g} {unit}"
+        seen, figure = _field(row, over), _field(row, of)
+        if seen < count:
+            raise UnknownError(f"over {seen:,} {over.replace('_', ' ')}, not {count:,}")
+        return figure < limit, f"{figure:.3g} {unit}"
 
     return reached
 
 
 def _resumes(row: Row, rows: Rows) -> tuple[bool, str]:
-    return row["value"] < 5 and row["right"] == row["of"], f"{row['value']:.3g} ms, {row['right']} of {row['of']} right"
+    right, of = _field(row, "right"), _field(row, "of")
+    return row["value"] < 5 and right == of, f"{row['value']:.3g} ms, {right} of {of} right"
 
 
 _WARM = {"measure": "warm", "contenders": _WITH_CRC}

@@ -41,9 +41,8 @@ def _table(measure: Measure, members: Mapping[str, Mapping[str, Any]]) -> str:
             continue
         ours, alone = (_better(members, name, row, measure) for name in (OURS, TOKENS_ALONE))
         target, reached = verdicts(row, members)
-        lines.append(
-            f"| {row['contender']} | {row['value']:.3g} | {ours} | {alone} | {row['note']} | {target} | {reached} |"
-        )
+        cells = (row["contender"], _number(row["value"], 3), ours, alone, row["note"], target, reached)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -54,7 +53,11 @@ def _better(members: Mapping[str, Mapping[str, Any]], ours: str, row: Mapping[st
         return ""
     top, bottom = (value, row["value"]) if measure.higher_is_better else (row["value"], value)
     # A share of nothing has no ratio, nor has memory that shrank.
-    return f"{top / bottom:.2g}x" if min(top, bottom) > 0 else ""
+    return f"{_number(top / bottom, 2)}x" if min(top, bottom) > 0 else ""
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 if __name__ == "__main__":

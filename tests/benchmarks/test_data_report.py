@@ -1,12 +1,16 @@
 """The tables of the loader's benchmark: ratios, targets, and what is quoted."""
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.data import report
 from benchmarks.data.goals import GOALS, verdicts
 from benchmarks.data.measures import MEASURES
 from benchmarks.data.quoted import quoted, quoted_table
+from benchmarks.table import read_rows
 
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 HEAD = {"environment": {"device": "here"}}
 
 
@@ -92,3 +96,10 @@ def test_what_is_quoted_stands_apart_and_beside_its_own_run():
     assert "| grain (quoted) | 47 to 50 M tokens/s | 0.28x |" in other
     assert "| DeepSpeed (quoted) | 0 of 50 batches right | |" in quoted_table("resume")
     assert quoted_table("item") is None
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("cpu_data_*.jsonl")), ids=lambda path: path.stem)
+def test_rows_that_are_kept_can_be_read(path):
+    rows = list(read_rows(path))
+    text = report.markdown(rows)
+    assert all(text.count(f"| {row['contender']} | ") for row in rows)
