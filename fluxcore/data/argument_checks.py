@@ -4,12 +4,11 @@ import operator
 from typing import Any
 
 
-def whole(value: Any, argument: str, *, low: int, high: int) -> int:
-    """`value` as an int within [low, high]; integers of NumPy too.
+def integer(value: Any, argument: str) -> int:
+    """`value` as an int; integers of NumPy too.
 
     Raises:
         TypeError: no integer.
-        ValueError: out of range.
     """
     try:
         number = None if isinstance(value, bool) else operator.index(value)
@@ -17,10 +16,32 @@ def whole(value: Any, argument: str, *, low: int, high: int) -> int:
         number = None
     if number is None:
         raise TypeError(f"`{argument}` must be an integer, got {value!r} ({type(value).__name__})")
+    return number
+
+
+def whole(value: Any, argument: str, *, low: int, high: int) -> int:
+    """`value` as an int within [low, high]; integers of NumPy too.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: out of range.
+    """
+    number = integer(value, argument)
     if not low <= number <= high:
         bound = f">= {low}" if number < low else f"<= {high}"
         raise ValueError(f"`{argument}` must be {bound}, got {number}")
     return number
+
+
+def yes_or_no(value: Any, argument: str) -> bool:
+    """`value`, which must be a bool.
+
+    Raises:
+        TypeError: something else, such as a word, every one of which would count as True.
+    """
+    if type(value) is not bool:
+        raise TypeError(f"`{argument}` must be True or False, got {value!r} ({type(value).__name__})")
+    return value
 
 
 def real(value: Any, argument: str) -> float:

@@ -1,20 +1,12 @@
 """Checks and conversions of what a user hands to the writer: every error is raised before a byte is written."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxcore import _core
 from fluxcore.data.manifest import Manifest, SortKey
-from fluxcore.data.manifest_check import (
-    MAX_SHARD_COLUMNS,
-    MAX_SOURCES,
-    STANDARD_COLUMNS,
-    TOKEN_DTYPES,
-    fault_of_source_name,
-)
 
 NO_TOKEN = 0xFFFFFFFF
 """Value of the column `next_token` where no token follows."""
@@ -30,10 +22,8 @@ def integers(values: Any, argument: str, *, low: int, high: int, dtype: str) -> 
         ValueError: one is out of range; the message names it and its position.
     """
     array = np.asarray(values)
-    if array.size == 0 and not isinstance(values, np.ndarray):
-        array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"`{argument}` must be integers, got {array.dtype}")
+        array = _exact(values, array, argument)
     for index in () if array.size == 0 else (array.argmin(), array.argmax()):
         value = int(array.flat[index])
         if not low <= value <= high:
@@ -64,7 +54,8 @@ def score_values(values: Any, name: str, count: int) -> Array:
 
     Raises:
         TypeError: they are not numbers.
-        ValueError: another shape, or one that is NaN, infinite or too large for float32.
+        ValueError: another shape, or one that is NaN, infinite, too large for float32, or an integer that float32
+            would round.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "fiu":
@@ -80,6 +71,12 @@ def score_values(values: Any, name: str, count: int) -> Array:
             f"score `{name}` must be finite float32 values, got {array[index]} at position {index}"
             "\n\nLeave out the chunks that cannot be scored, or give them a value that you choose."
         )
+    if array.dtype.kind in "iu" and (rounded := result.astype(np.longdouble) != array.astype(np.longdouble)).any():
+        index = int(rounded.argmax())
+        raise ValueError(
+            f"score `{name}` must be integers that float32 can hold, got {array[index]} at position {index}"
+            "\n\nAs unsigned integers, of a type such as uint32, `add_column` keeps them as they are."
+        )
     return result
 
 
@@ -89,6 +86,8 @@ def column_values(values: Any, name: str, count: int, dtype: str) -> Array:
     Raises:
         TypeError, ValueError: they cannot be stored as `dtype`.
     """
+    if np.ma.is_masked(values):
+        raise ValueError(f"column `{name}` must have a value for each chunk, got some that are masked")
     if dtype == "float32":
         return score_values(values, name, count)
     array = integers(values, name, low=0, high=int(np.iinfo(dtype).max), dtype=dtype)
@@ -193,66 +192,15 @@ def check_unique(parts: Sequence[Array]) -> None:
             raise ValueError(f"`original_index` must be unique, got {twice[0]} more than once")
 
 
-def check_vocabulary(vocab_size: int, dtype: str) -> None:
-    """Check that `dtype` can hold every id of the vocabulary.
-
-    Raises:
-        ValueError: it cannot, or one of the two is out of range.
-    """
-    if dtype not in TOKEN_DTYPES:
-        raise ValueError(f"`dtype` must be one of {list(TOKEN_DTYPES)}, got {dtype!r}")
-    integers(vocab_size, "vocab_size", low=1, high=(1 << 32) - 1, dtype="uint32")
-    if vocab_size > np.iinfo(dtype).max + 1:
-        wider = "uint16" if vocab_size <= 1 << 16 else "uint32"
-        raise ValueError(
-            f"`dtype` must hold {vocab_size} token ids (`vocab_size`), got {dtype!r}, which holds "
-            f'{np.iinfo(dtype).max + 1}\n\nUse dtype="{wider}".'
-        )
-
-
-def check_sources(sources: Sequence[str]) -> None:
-    """Check the table of source names.
-
-    Raises:
-        TypeError: one string instead of a list.
-        ValueError: empty, too long, a name twice, or a name that cannot be stored.
-    """
-    if isinstance(sources, str):
-        raise TypeError(f"`sources` must be a list of names, got the string {sources!r}")
-    if not 1 <= len(sources) <= MAX_SOURCES or len(set(sources)) != len(sources):
-        raise ValueError(f"`sources` must be 1 to {MAX_SOURCES} distinct names, got {list(sources)[:20]}")
-    for name in sources:
-        if fault := fault_of_source_name(name):
-            raise ValueError(f"{name!r} cannot name a source: {fault}")
-
-
-def check_column_names(names: Collection[str]) -> None:
-    """Check the names of the columns that are given with each chunk.
-
-    Raises:
-        ValueError: one cannot be stored, or names a standard column; or there are too many for one file.
-    """
-    if len(names) > MAX_SHARD_COLUMNS - len(STANDARD_COLUMNS):
-        raise ValueError(
-            f"`score_columns` must have at most {MAX_SHARD_COLUMNS - len(STANDARD_COLUMNS)} names, got {len(names)}"
-            "\n\nAdd the others with `add_columns` when the data set is written."
-        )
-    for name in names:
-        if fault := _core.fault_of_column_name(name):
-            raise ValueError(f"{name!r} cannot name a column: {fault}")
-        if name in STANDARD_COLUMNS:
-            raise ValueError(f"`{name}` is a standard column and cannot be a score column")
-
-
-def fingerprint(tokenizer: bytes) -> str:
-    """A tokenizer's 16-byte fingerprint as hexadecimal digits.
-
-    Raises:
-        ValueError: another length.
-    """
-    if len(tokenizer) != 16:
-        raise ValueError(f"`tokenizer` must be a fingerprint of 16 bytes, got {len(tokenizer)}")
-    return bytes(tokenizer).hex()
+def _exact(values: Any, array: Array, argument: str) -> Array:
+    """Python's integers as they are, where NumPy made floats of them because no type of its own holds all of them."""
+    if not isinstance(values, np.ndarray):
+        if array.size == 0:
+            return array.astype(np.int64)
+        exact = np.asarray(values, dtype=object)
+        if all(type(value) is int for value in exact.flat):
+            return exact
+    raise TypeError(f"`{argument}` must be integers, got {array.dtype}")
 
 
 def _position(array: Array, index: int) -> str:

@@ -21,6 +21,7 @@ from fluxcore.data.manifest_check import MAX_COLUMNS, MAX_SHARD_COLUMNS, STANDAR
 from fluxcore.data.mapped_copy import copy_mapped
 from fluxcore.data.regular_file import open_regular
 from fluxcore.data.shard_series import quantiles, remove_unlisted
+from fluxcore.data.writer_settings import check_column_name, check_definition
 from fluxcore.errors import CorruptShardError
 
 _READ_ONLY_FLAGS = slice(24, 32)  # bytes of a superblock; version 1.0 knows none
@@ -109,6 +110,8 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
         if manifest.uuid != uuid:
             raise ValueError(f"the data set in `{folder}` was replaced after it was opened\n\nOpen it again.")
         _check_extensible(folder, manifest)
+        if unknown := definitions.keys() - values.keys():
+            raise ValueError(f"`definitions` must be of the columns that are added, got {sorted(unknown)} too")
         arrays = {name: _check(manifest, name, column) for name, column in values.items()}
         if len(manifest.columns) + len(arrays) + len(STANDARD_COLUMNS) > MAX_COLUMNS:
             raise ValueError(f"a data set has at most {MAX_COLUMNS} columns, it has {len(manifest.columns)} added ones")
@@ -116,6 +119,8 @@ def add_columns(folder: Path, uuid: str, values: Mapping[str, Any], definitions:
             return manifest
         remove_unlisted(folder, manifest)
         generation = manifest.generation + 1
+        for name in arrays:
+            check_definition(definitions.get(name, ""), name)
         infos = {n: ColumnInfo(dtype=a.dtype.name, definition=definitions.get(n, "")) for n, a in arrays.items()}
         try:
             shards = tuple(_extend(folder, manifest, n, generation, arrays) for n in range(len(manifest.shards)))
@@ -139,11 +144,10 @@ def _check_extensible(folder: Path, manifest: Manifest) -> None:
 
 
 def _check(manifest: Manifest, name: str, values: Any) -> Array:
-    if fault := _core.fault_of_column_name(name):
-        raise ValueError(f"{name!r} cannot name a column: {fault}")
+    check_column_name(name)
     if name in STANDARD_COLUMNS or name in manifest.columns:
         raise ValueError(f"column `{name}` is there already\n\nAdd it under another name.")
-    array = np.asarray(values)
+    array = np.asanyarray(values)  # a masked array stays one, and is refused
     dtype = array.dtype.name if array.dtype.kind == "u" else "float32"
     return checks.column_values(array, name, manifest.chunks, dtype)
 

@@ -14,6 +14,7 @@ MAX_COLUMNS = 256
 MAX_SHARD_COLUMNS = 124
 MAX_SOURCES = 1 << 16
 MAX_NAME_BYTES = 128
+MAX_DEFINITION = 1 << 16
 TOKEN_DTYPES = ("uint8", "uint16", "uint32")
 COLUMN_DTYPES = ("uint8", "uint16", "uint32", "uint64", "float32")
 STANDARD_COLUMNS = {
@@ -120,8 +121,16 @@ def number(value: Any, where: str) -> None:
     need(type(value) is float and abs(value) != float("inf"), where, "a finite number with a decimal point", value)
 
 
-def fault_of_source_name(name: str) -> str:
+def fault_of_definition(definition: Any) -> str:
+    """Why this cannot be a column's definition, or an empty string."""
+    holds = type(definition) is str and len(definition) <= MAX_DEFINITION
+    return "" if holds else f"must be a text of at most {MAX_DEFINITION} characters, got {str(definition)[:80]!r}"
+
+
+def fault_of_source_name(name: Any) -> str:
     """Why `name` cannot name a source, or an empty string."""
+    if type(name) is not str:
+        return "it is no text"
     if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES:
         return f"it must have 1 to {MAX_NAME_BYTES} bytes"
     return "" if name.isprintable() else "it holds a character that cannot be printed"
@@ -129,7 +138,7 @@ def fault_of_source_name(name: str) -> str:
 
 def source_name(value: Any, where: str) -> None:
     """A printable name of at most MAX_NAME_BYTES."""
-    fault = fault_of_source_name(value) if type(value) is str else "it is no text"
+    fault = fault_of_source_name(value)
     need(not fault, where, "the name of a source", value)
 
 
@@ -147,7 +156,7 @@ def _one_of(values: tuple[str, ...]) -> Check:
 FILE_NAME = string(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}", "the name of a file within the folder")
 HASH = string(r"[0-9a-f]{32}", "32 hexadecimal digits")
 FILE_BYTES = integer(1, 1 << 40)
-TEXT = string(r"(?s).{0,65536}", "a text of at most 65536 characters")
+TEXT = string(rf"(?s).{{0,{MAX_DEFINITION}}}", f"a text of at most {MAX_DEFINITION} characters")
 SIDECAR = record(name=FILE_NAME, bytes=FILE_BYTES, root=HASH, columns=array(column_name, least=1, most=MAX_COLUMNS))
 SHARD = record(
     name=FILE_NAME,

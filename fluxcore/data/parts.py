@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fluxcore.data.chunk_checks import Array, check_sources
+from fluxcore.data.chunk_checks import Array
 from fluxcore.data.column_parts import take_columns
 from fluxcore.data.columns import shard_column
 from fluxcore.data.dataset import Dataset
@@ -17,6 +17,7 @@ from fluxcore.data.dataset import open as open_data_set
 from fluxcore.data.manifest import Manifest
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
 from fluxcore.data.ranking import is_index
+from fluxcore.data.writer_settings import check_sources
 
 Source = Dataset | str | PathLike[str]
 """A data set or its folder."""

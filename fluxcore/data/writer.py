@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from fluxcore.data import chunk_checks as checks
+from fluxcore.data.argument_checks import integer, yes_or_no
 from fluxcore.data.chunk_checks import Array
 from fluxcore.data.lock import WriterLock
-from fluxcore.data.manifest import MANIFEST_NAME, ColumnInfo, Manifest, SortKey, publish
+from fluxcore.data.manifest import MANIFEST_NAME, ColumnInfo, publish
 from fluxcore.data.shard_series import ShardSeries, check_vacant, remove_unlisted
+from fluxcore.data.writer_settings import first_manifest
 
 _BLOCK_CHUNKS = 256  # chunks that `append` gathers before they are written together
 
@@ -68,30 +70,19 @@ class ShardWriter:
         resume: bool = False,
     ) -> None:
         self.path = Path(path).absolute()
-        scores = score_columns if isinstance(score_columns, Mapping) else dict.fromkeys(score_columns, "")
-        checks.check_vocabulary(vocab_size, dtype)
-        checks.check_sources(sources)
-        checks.check_column_names(scores)
-        if resume and uuid is None:
+        if yes_or_no(resume, "resume") and uuid is None:
             raise ValueError("`uuid` must be given with `resume`: it tells which shards are of the same data set")
-        if sorted_by is not None and sorted_by[0] not in scores:
-            raise ValueError(f"`sorted_by` must be one of the score columns {list(scores)}, got {sorted_by[0]!r}")
-        self._manifest = Manifest(
-            generation=1,
-            uuid=(uuid or uuids.uuid4()).hex,
-            chunk_tokens=int(checks.integers(chunk_tokens, "chunk_tokens", low=1, high=1 << 24, dtype="uint32")),
+        self._manifest = first_manifest(
+            chunk_tokens=chunk_tokens,
             dtype=dtype,
-            vocab_size=int(vocab_size),
-            tokenizer=None if tokenizer is None else checks.fingerprint(tokenizer),
-            token_mask=token_mask,
-            sources=tuple(sources),
-            columns={
-                name: info if isinstance(info, ColumnInfo) else ColumnInfo(dtype="float32", definition=info)
-                for name, info in scores.items()
-            },
-            sorted_by=None if sorted_by is None else SortKey(column=sorted_by[0], descending=sorted_by[1]),
+            vocab_size=vocab_size,
+            sources=sources,
+            tokenizer=tokenizer,
+            score_columns=score_columns,
+            sorted_by=sorted_by,
             parent=parent,
-            shards=(),
+            token_mask=token_mask,
+            uuid=uuid,
         )
         self._given_indices: list[Array] = []
         self._pending: list[dict[str, Array]] = []
@@ -158,7 +149,7 @@ class ShardWriter:
             )
         if mask is not None and np.shape(mask) == row.shape:
             mask = np.pad(np.asarray(mask), (0, size - row.size))
-        following = -1 if next_token is None else int(next_token)
+        following = -1 if next_token is None else integer(next_token, "next_token")
         if next_token is not None and following < 0:
             raise ValueError(f"`next_token` must be a token or None, got {next_token}")
         self._push(
@@ -169,7 +160,7 @@ class ShardWriter:
                 "doc_offset": [doc_offset],
                 "next_token": [following],
                 "valid_len": [row.size],
-                "scores": {name: [value] for name, value in (scores or {}).items()},
+                "scores": {name: [value] for name, value in _mapping(scores).items()},
                 "mask": None if mask is None else np.asarray(mask)[None],
             },
             at_once=False,
@@ -221,7 +212,7 @@ class ShardWriter:
                 "doc_offset": doc_offsets,
                 "next_token": np.full(count, -1) if next_tokens is None else next_tokens,
                 "valid_len": lengths,
-                "scores": scores or {},
+                "scores": _mapping(scores),
                 "mask": mask,
                 "original_index": original_index,
             },
@@ -297,3 +288,9 @@ class ShardWriter:
         except BaseException as error:
             self._abandon(error)  # a part of the chunks may be written: nothing of this data set can be published
             raise
+
+
+def _mapping(scores: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if scores is not None and not isinstance(scores, Mapping):
+        raise TypeError(f"`scores` must map names of score columns to values, got {scores!r}")
+    return scores or {}

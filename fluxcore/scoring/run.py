@@ -83,7 +83,7 @@ def score(
         tokens = _fill(journal, ds, scorer, batch_size, progress, journal_seconds)
         missing = _missing(ds, definitions)
         values = dict(zip(definitions, journal.scores, strict=True))
-        ds.add_columns({name: values[name] for name in missing}, definitions)
+        ds.add_columns({name: values[name] for name in missing}, {name: definitions[name] for name in missing})
         unscored = _count_unscored(journal.scores)
         journal.remove()
     return ScoreReport(len(ds), resumed, unscored, tokens, tuple(definitions))

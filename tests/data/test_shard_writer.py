@@ -19,10 +19,10 @@ def files(folder):
     [
         ({"vocab_size": 128256}, r'`dtype` must hold 128256 token ids .*holds 65536\n\nUse dtype="uint32"'),
         ({"vocab_size": 300, "dtype": "uint8"}, 'Use dtype="uint16"'),
-        ({"vocab_size": 2**32}, "`vocab_size` must be within"),
-        ({"vocab_size": 0}, "`vocab_size` must be within"),
+        ({"vocab_size": 2**32}, "`vocab_size` must be <= 4294967295, got 4294967296"),
+        ({"vocab_size": 0}, "`vocab_size` must be >= 1, got 0"),
         ({"dtype": "int64"}, r"`dtype` must be one of \['uint8', 'uint16', 'uint32'\], got 'int64'"),
-        ({"chunk_tokens": 0}, "`chunk_tokens` must be within"),
+        ({"chunk_tokens": 0}, "`chunk_tokens` must be >= 1, got 0"),
         ({"sources": []}, "`sources` must be"),
         ({"sources": ["a", "a"]}, "distinct"),
         ({"sources": ["a\n"]}, "cannot name a source"),

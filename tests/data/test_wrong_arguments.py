@@ -8,7 +8,7 @@ import pytest
 from support.mixtures import mixture_loader
 
 import fluxcore.data
-from fluxcore.data import Autocurriculum, Difficulty, Filter, Loader, Order
+from fluxcore.data import Autocurriculum, Difficulty, Filter, Loader, Order, ShardWriter
 
 
 def make(ds, order=None, **options):
@@ -126,7 +126,7 @@ def test_bounds_beyond_what_a_column_holds(ds, where, expected):
 
 def test_document_numbers_are_compared_exactly(tmp_path):
     numbers = [(1 << 63) + i for i in range(4)]  # alike as floats
-    with fluxcore.data.ShardWriter(tmp_path / "set", chunk_tokens=1, vocab_size=2, sources=["a"]) as writer:
+    with ShardWriter(tmp_path / "set", chunk_tokens=1, vocab_size=2, sources=["a"]) as writer:
         for number in numbers:
             writer.append([1], source="a", doc_id=number)
     ds = fluxcore.data.open(tmp_path / "set")
