@@ -65,7 +65,7 @@ def _anonymous_file() -> Iterator[int]:
 
 
 def _copy(between: int, view: Array, out: Array, path: Path) -> None:
-    data, done = memoryview(view).cast("B"), 0
+    data, done = view.data.cast("B"), 0
     try:
         while done < len(data):
             done += os.pwrite(between, data[done:], done)
@@ -76,4 +76,4 @@ def _copy(between: int, view: Array, out: Array, path: Path) -> None:
             f"`{path}` is corrupt: it cannot be read: the file was cut after it was opened, or the disk failed",
             shard=path.name,
         ) from None
-    os.preadv(between, [memoryview(out).cast("B")], 0)
+    os.preadv(between, [out.data.cast("B")], 0)
