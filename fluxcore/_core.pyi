@@ -144,7 +144,9 @@ class Loader:
         sight: int,
         memory: BatchMemory,
         targets: bool,
+        wrap: Callable[[NDArray[Any]], object],
         allocate: Callable[[int], tuple[object, int, object, int]] | None,
+        nothing: Any,
     ) -> None: ...
     def plan(self, batches: Sequence[tuple[int, int]]) -> None: ...
     def next(self) -> tuple[NDArray[np.int64], Any, Any]: ...

@@ -1,5 +1,7 @@
 #include "data/batch_memory.hpp"
 
+#include <algorithm>
+#include <iterator>
 #include <new>
 
 namespace fluxcore::data {
@@ -16,35 +18,37 @@ BatchMemory::BatchMemory(std::size_t block_bytes, std::size_t keep) : block_byte
 }
 
 BatchMemory::~BatchMemory() {
-  for (std::byte* block : free_) release(block);
+  for (const Free& free : free_) release(free.block);
 }
 
 std::shared_ptr<BatchMemory> BatchMemory::make(std::size_t block_bytes, std::size_t keep) {
   return std::shared_ptr<BatchMemory>(new BatchMemory(block_bytes, keep));
 }
 
-BatchMemory::Block BatchMemory::take() {
+BatchMemory::Block BatchMemory::take(std::size_t writer) {
   std::byte* block = nullptr;
   {
     const std::lock_guard lock(mutex_);
     if (!free_.empty()) {
-      block = free_.back();
-      free_.pop_back();
+      const auto own = std::find_if(free_.rbegin(), free_.rend(), [&](const Free& f) { return f.writer == writer; });
+      const auto taken = own == free_.rend() ? std::prev(free_.end()) : std::prev(own.base());
+      block = taken->block;
+      free_.erase(taken);
     }
   }
   if (block == nullptr) block = static_cast<std::byte*>(::operator new(block_bytes_, kLine));
-  return {block, Release{shared_from_this()}};
+  return {block, Release{.memory = shared_from_this(), .writer = writer}};
 }
 
-void BatchMemory::give_back(std::byte* block) noexcept {
+void BatchMemory::give_back(Free free) noexcept {
   {
     const std::lock_guard lock(mutex_);
     if (free_.size() < keep_) {
-      free_.push_back(block);  // within what was reserved
+      free_.push_back(free);  // within what was reserved
       return;
     }
   }
-  release(block);
+  release(free.block);
 }
 
 }  // namespace fluxcore::data

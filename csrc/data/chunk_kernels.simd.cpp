@@ -91,7 +91,7 @@ void copy(const ChunkCopy& chunk) noexcept {
   std::size_t at = 0;
   for (; chunk.size - at >= kLine; at += kLine) {
     const std::size_t wanted = at + ahead;
-    const std::byte* const next = wanted < chunk.size        ? chunk.in + wanted
+    const std::byte* const next = wanted < chunk.size         ? chunk.in + wanted
                                   : chunk.upcoming != nullptr ? chunk.upcoming + (wanted - chunk.size)
                                                               : chunk.in;
     __builtin_prefetch(next);
@@ -114,12 +114,15 @@ std::uint32_t copy_and_check(const ChunkCopy& chunk) noexcept {
 
 template <class Token, class Out>
 constexpr data::ChunkKernels kKernels = {
-    .copy = [](const ChunkCopy& chunk) noexcept {
-      (chunk.targets == nullptr ? copy<Token, Out, false> : copy<Token, Out, true>)(chunk);
-    },
-    .copy_and_check = [](const ChunkCopy& chunk) noexcept {
-      return (chunk.targets == nullptr ? copy_and_check<Token, Out, false> : copy_and_check<Token, Out, true>)(chunk);
-    },
+    .copy =
+        [](const ChunkCopy& chunk) noexcept {
+          (chunk.targets == nullptr ? copy<Token, Out, false> : copy<Token, Out, true>)(chunk);
+        },
+    .copy_and_check =
+        [](const ChunkCopy& chunk) noexcept {
+          return (chunk.targets == nullptr ? copy_and_check<Token, Out, false>
+                                           : copy_and_check<Token, Out, true>)(chunk);
+        },
 };
 
 template <class Token>

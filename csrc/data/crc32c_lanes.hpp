@@ -27,9 +27,9 @@ namespace fluxcore::data {
 // x^(bits - 33), which the instruction itself reduces (it multiplies by x^32, and the reflected product is short by one
 // more x).
 inline constexpr std::size_t kCrcLanes = 4;
-inline constexpr std::size_t kCrcLaneWords = 128;              // the longest lane, so that lanes together are a page
+inline constexpr std::size_t kCrcLaneWords = 128;  // the longest lane, so that lanes together are a page
 inline constexpr std::size_t kCrcStep = 2 * sizeof(std::uint64_t);  // bytes of a lane at a time
-inline constexpr std::size_t kCrcLine = kCrcStep * kCrcLanes;  // bytes of all lanes at a time
+inline constexpr std::size_t kCrcLine = kCrcStep * kCrcLanes;       // bytes of all lanes at a time
 static_assert(kCrcLine == 64, "a cache line of what comes next is asked for at a time");
 
 struct CrcShifts {

@@ -13,13 +13,18 @@ Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Ord
       look_ahead_(shards_, memory_for_files() / 2),
       executor_(threads) {}
 
-void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, const GatherOut& out, std::vector<Rows> ahead) {
-  executor_.submit([this, position, chunk_ids, out, ahead = std::move(ahead)] {
+void Loader::submit(uint64_t position, Where where, std::vector<Rows> ahead) {
+  executor_.submit([this, position, where = std::move(where), ahead = std::move(ahead)](size_t runner) {
     look_ahead_.announce(chunks_of(ahead));
+    const auto [chunk_ids, out] = where(runner);
     order_->chunks_at(position, chunk_ids);
     look_ahead_.expect(chunk_ids);
     shards_->gather(chunk_ids, out, verify_);
   });
+}
+
+void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, const GatherOut& out, std::vector<Rows> ahead) {
+  submit(position, [chunk_ids, out](size_t /*runner*/) { return BatchOut{chunk_ids, out}; }, std::move(ahead));
 }
 
 std::vector<uint64_t> Loader::chunks_of(std::span<const Rows> batches) const {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -14,6 +15,12 @@
 
 namespace fluxcore::data {
 
+// Where a batch goes: its chunk ids, and its rows.
+struct BatchOut {
+  std::span<uint64_t> chunk_ids;
+  GatherOut out;
+};
+
 // Fills batches ahead of their use, on threads of its own, and hands them over in order.
 //
 // The caller brings the memory: a batch is written straight into it and belongs to the caller again once `next()` has
@@ -22,8 +29,13 @@ class Loader {
  public:
   Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
 
-  // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `ahead`: rows that will be
-  // asked for later, announced to the kernel as one window.
+  // Says where a batch goes, when it is begun and by whom: 0 is `next()`, the threads count from 1. A processor writes
+  // memory that it wrote last in half the time that it takes for what lies in another's cache.
+  using Where = std::function<BatchOut(size_t runner)>;
+
+  // Asks for the rows from `position` of the order on. `ahead`: rows that will be asked for later, announced to the
+  // kernel as one window. `where` is called by any thread; it must not throw.
+  void submit(uint64_t position, Where where, std::vector<Rows> ahead = {});
   void submit(uint64_t position, std::span<uint64_t> chunk_ids, const GatherOut& out, std::vector<Rows> ahead = {});
 
   // Waits for the oldest batch asked for. Throws what reading it threw: CorruptShard, std::out_of_range.

@@ -19,7 +19,7 @@ class OrderedExecutor::Queue {
     threads_.reserve(threads);
     try {
       for (size_t i = 0; i < threads; ++i) {
-        threads_.emplace_back([this] { work(); });
+        threads_.emplace_back([this, runner = i + 1] { work(runner); });
       }
     } catch (...) {
       stop();
@@ -33,7 +33,7 @@ class OrderedExecutor::Queue {
   Queue(Queue&&) = delete;
   Queue& operator=(Queue&&) = delete;
 
-  void submit(std::function<void()> job) {
+  void submit(Job job) {
     bool is_time = false;
     {
       const std::lock_guard lock(mutex_);
@@ -53,7 +53,7 @@ class OrderedExecutor::Queue {
     // Who waits works on what no thread has taken: a wait and the waking from it cost as much as a small batch.
     while (!oldest.done) {
       if (waiting_ > 0) {
-        run_next(lock);
+        run_next(lock, kNext);
       } else {
         job_done_.wait(lock);
       }
@@ -75,8 +75,8 @@ class OrderedExecutor::Queue {
 
  private:
   struct Slot {
-    explicit Slot(std::function<void()> work) : job(std::move(work)) {}
-    std::function<void()> job;
+    explicit Slot(Job work) : job(std::move(work)) {}
+    Job job;
     std::exception_ptr error;
     bool done = false;
   };
@@ -84,32 +84,34 @@ class OrderedExecutor::Queue {
   // A thread that sleeps is woken for half of the jobs at once; what it leaves, `next` does.
   [[nodiscard]] bool is_time_to_wake() const { return waiting_ > 0 && 2 * waiting_ >= slots_.size(); }
 
-  static void run(Slot& slot) noexcept {
+  static constexpr size_t kNext = 0;
+
+  static void run(Slot& slot, size_t runner) noexcept {
     try {
-      slot.job();
+      slot.job(runner);
     } catch (...) {
       slot.error = std::current_exception();
     }
   }
 
   // Runs the oldest of the jobs that nobody has taken, unlocked.
-  void run_next(std::unique_lock<std::mutex>& lock) {
+  void run_next(std::unique_lock<std::mutex>& lock, size_t runner) {
     // Jobs start in order, so those are the youngest. A deque's elements stay where they are.
     Slot& slot = slots_[slots_.size() - waiting_--];
     lock.unlock();
-    run(slot);
+    run(slot, runner);
     lock.lock();
     slot.done = true;
   }
 
-  void work() {
+  void work(size_t runner) {
     std::unique_lock lock(mutex_);
     while (true) {
       job_came_.wait(lock, [this] { return stopping_ || waiting_ > 0; });
       if (stopping_) {
         return;
       }
-      run_next(lock);
+      run_next(lock, runner);
       job_done_.notify_one();
     }
   }
@@ -142,7 +144,10 @@ OrderedExecutor::~OrderedExecutor() {
   }
 }
 
-void OrderedExecutor::submit(std::function<void()> job) { queue_->submit(std::move(job)); }
+void OrderedExecutor::submit(Job job) { queue_->submit(std::move(job)); }
+void OrderedExecutor::submit(std::function<void()> job) {
+  queue_->submit([job = std::move(job)](size_t /*runner*/) { job(); });
+}
 void OrderedExecutor::next() { queue_->next(); }
 size_t OrderedExecutor::pending() const { return queue_->pending(); }
 

@@ -22,6 +22,9 @@ class OrderedExecutor {
   OrderedExecutor(OrderedExecutor&&) = delete;
   OrderedExecutor& operator=(OrderedExecutor&&) = delete;
 
+  // A job is told who runs it: 0 is `next`, the threads count from 1.
+  using Job = std::function<void(size_t runner)>;
+  void submit(Job job);
   void submit(std::function<void()> job);
   void next();  // waits for the oldest job and takes it out; throws what it threw; std::logic_error when there is none
   [[nodiscard]] size_t pending() const;

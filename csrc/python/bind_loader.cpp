@@ -17,6 +17,7 @@
 #include "data/batch_memory.hpp"
 #include "data/loader.hpp"
 #include "data/schedule.hpp"
+#include "python/batch_stock.hpp"
 #include "python/bind.hpp"
 
 namespace py = pybind11;
@@ -36,15 +37,17 @@ class PyBatchMemory {
 
   [[nodiscard]] data::OutType out() const { return out_; }
 
-  [[nodiscard]] py::array take(size_t rows) const {
+  // `block`: where to say who wrote it; valid as long as the array is.
+  [[nodiscard]] py::array take(size_t rows, size_t writer = 0, data::BatchMemory::Block** taken = nullptr) const {
     const size_t bytes = rows * row_length_ * static_cast<size_t>(type_.itemsize());
     if (bytes > memory_->block_bytes()) {
       throw std::invalid_argument("`rows` must fit a block of " + std::to_string(memory_->block_bytes()) +
                                   " bytes, got " + std::to_string(rows));
     }
     using Block = data::BatchMemory::Block;
-    auto block = std::make_unique<Block>(memory_->take());
+    auto block = std::make_unique<Block>(memory_->take(writer));
     std::byte* const data = block->get();
+    if (taken != nullptr) *taken = block.get();
     const py::capsule owner(block.get(), [](void* held) { delete static_cast<Block*>(held); });
     [[maybe_unused]] const Block* handed_over = block.release();
     return {type_, {rows, row_length_}, data, owner};
@@ -57,24 +60,22 @@ class PyBatchMemory {
   std::shared_ptr<data::BatchMemory> memory_;
 };
 
-// Where a batch is written, and what owns the memory.
-struct Destination {
-  data::GatherOut out;
-  py::object tokens;
-  py::object targets;
-};
-
 // A loader that keeps some batches of a plan in work, and holds on to their memory until they are handed over.
 class PyLoader {
  public:
   using Plan = std::vector<std::pair<uint64_t, size_t>>;  // of each batch, its first position and its rows
 
   PyLoader(std::shared_ptr<data::ShardSet> shards, std::shared_ptr<data::Order> order, bool verify, size_t threads,
-           size_t in_work, size_t sight, std::shared_ptr<PyBatchMemory> memory, bool targets, py::object allocate)
+           size_t in_work, size_t sight, std::shared_ptr<PyBatchMemory> memory, bool targets, py::object wrap,
+           py::object allocate, py::object nothing)
       : in_work_(in_work),
         memory_(std::move(memory)),
         targets_(targets),
+        wrap_(std::move(wrap)),
         allocate_(std::move(allocate)),
+        nothing_(std::move(nothing)),
+        rows_(py::len(nothing_)),
+        stock_(threads + 1),
         schedule_(in_work, sight),
         loader_(std::move(shards), std::move(order), verify, threads) {}
 
@@ -87,12 +88,14 @@ class PyLoader {
   }
 
   py::tuple next() {
-    Held batch;
-    if (!held_.empty()) {
-      batch = std::move(held_.front());
-      held_.pop_front();
+    if (reading_) {
+      throw std::invalid_argument(
+          "another thread is reading from this loader\n\nGive each thread a loader of its own, by rank and world_size "
+          "if"
+          " they share the batches, or let one thread read for all.");
     }
     std::exception_ptr error;
+    reading_ = true;
     {
       const py::gil_scoped_release unlocked;
       try {
@@ -101,60 +104,106 @@ class PyLoader {
         error = std::current_exception();
       }
     }
+    reading_ = false;
+    std::unique_ptr<PreparedBatch> batch;
+    if (!held_.empty()) {
+      batch = std::move(held_.front());
+      held_.pop_front();
+    }
     ask();
     if (error) std::rethrow_exception(error);
-    return py::make_tuple(std::move(batch.ids), std::move(batch.to.tokens), std::move(batch.to.targets));
+    batch->note_writer();
+    return py::make_tuple(batch->ids, batch->tokens, batch->targets);
   }
 
  private:
-  struct Held {
-    py::object ids;
-    Destination to;
-  };
-
+  // Some batches at a time: what making them takes comes from far memory, since copying a batch fills the caches.
   void ask() {
+    if (held_.size() > in_work_ / 2) return;
+    fill_shelves();
     while (held_.size() < in_work_) {
       std::optional<data::Schedule::Batch> batch = schedule_.next();
       if (!batch) return;
       const data::Rows rows = batch->rows;
-      py::array_t<int64_t> ids(static_cast<py::ssize_t>(rows.count));
-      const std::span<uint64_t> chunk_ids(reinterpret_cast<uint64_t*>(ids.mutable_data()), rows.count);
-      held_.push_back({.ids = std::move(ids), .to = destination(rows.count)});
-      loader_.submit(rows.position, chunk_ids, held_.back().to.out, std::move(batch->ahead));
+      if (rows.count != rows_) {
+        held_.push_back(prepare(rows.count, 0));
+      } else {
+        held_.emplace_back();
+        ++from_stock_;
+        while (prepared_ < from_stock_) put(0);
+      }
+      // A deque's elements stay where they are.
+      std::unique_ptr<PreparedBatch>& held = held_.back();
+      const auto where = [this, &held](size_t runner) {
+        if (!held) held = stock_.take(runner);
+        held->writer = runner;
+        return held->to;
+      };
+      loader_.submit(rows.position, where, std::move(batch->ahead));
     }
   }
 
-  [[nodiscard]] Destination destination(size_t rows) const {
+  // So that whoever is faster than the others finds memory that it wrote before.
+  void fill_shelves() {
+    for (size_t runner = 0; runner < stock_.runners(); ++runner) {
+      while (stock_.size(runner) <= in_work_ / 2) put(runner);
+    }
+  }
+
+  void put(size_t runner) {
+    stock_.put(prepare(rows_, runner), runner);
+    ++prepared_;
+  }
+
+  [[nodiscard]] std::unique_ptr<PreparedBatch> prepare(size_t rows, size_t runner) const {
+    auto batch = std::make_unique<PreparedBatch>();
+    py::array_t<int64_t> ids(static_cast<py::ssize_t>(rows));
+    batch->to.chunk_ids = {reinterpret_cast<uint64_t*>(ids.mutable_data()), rows};
+    batch->to.out.type = memory_->out();
+    batch->ids = std::move(ids);
     if (!allocate_.is_none()) {
       const auto [tokens, tokens_at, targets, targets_at] =
           allocate_(rows).cast<std::tuple<py::object, uintptr_t, py::object, uintptr_t>>();
       // The addresses are those of the tensors, and only Python knows them.
       // NOLINTBEGIN(performance-no-int-to-ptr)
-      return {.out = {.type = memory_->out(),
-                      .tokens = reinterpret_cast<void*>(tokens_at),
-                      .targets = reinterpret_cast<void*>(targets_at)},
-              .tokens = tokens,
-              .targets = targets};
+      batch->to.out.tokens = reinterpret_cast<void*>(tokens_at);
+      batch->to.out.targets = reinterpret_cast<void*>(targets_at);
       // NOLINTEND(performance-no-int-to-ptr)
+      batch->tokens = tokens;
+      batch->targets = targets_ ? targets : no_targets(rows);
+      return batch;
     }
-    py::array tokens = memory_->take(rows);
-    Destination to{.out = {.type = memory_->out(), .tokens = tokens.mutable_data(), .targets = nullptr},
-                   .tokens = std::move(tokens),
-                   .targets = py::none()};
-    if (targets_) {
-      py::array targets = memory_->take(rows);
-      to.out.targets = targets.mutable_data();
-      to.targets = std::move(targets);
-    }
-    return to;
+    const auto take = [&](void*& at) {
+      data::BatchMemory::Block* block = nullptr;
+      py::array rows_of_memory = memory_->take(rows, runner, &block);
+      at = rows_of_memory.mutable_data();
+      batch->blocks.push_back(block);
+      return wrap_(std::move(rows_of_memory));
+    };
+    batch->tokens = take(batch->to.out.tokens);
+    batch->targets = targets_ ? take(batch->to.out.targets) : no_targets(rows);
+    return batch;
+  }
+
+  // What is handed out in place of targets: `nothing`, or its first rows.
+  [[nodiscard]] py::object no_targets(size_t rows) const {
+    if (rows == rows_) return nothing_;
+    return nothing_[py::slice(0, static_cast<py::ssize_t>(rows), 1)];
   }
 
   size_t in_work_;
   std::shared_ptr<PyBatchMemory> memory_;
   bool targets_;
+  py::object wrap_;
   py::object allocate_;
+  py::object nothing_;
+  size_t rows_;           // of all batches but perhaps the last
+  bool reading_ = false;  // whether a thread is in `next`; changed under the interpreter lock
+  BatchStock stock_;
+  size_t prepared_ = 0;    // batches put into stock so far
+  size_t from_stock_ = 0;  // batches in work, now or before, that take theirs from it
   data::Schedule schedule_;
-  std::deque<Held> held_;
+  std::deque<std::unique_ptr<PreparedBatch>> held_;  // of the batches in work; empty until one is begun
   data::Loader loader_;  // last: destroyed, and its threads joined, before their memory is let go
 };
 
@@ -165,18 +214,24 @@ void bind_loader(py::module_& module) {
       module, "BatchMemory", "Memory of batches that nobody refers to any more, used again.")
       .def(py::init<size_t, size_t, const std::string&, size_t>(), py::arg("rows"), py::arg("row_length"),
            py::arg("dtype"), py::arg("keep"))
-      .def("take", &PyBatchMemory::take, py::arg("rows"), "An array [rows, row_length] of any contents.");
+      .def(
+          "take", [](const PyBatchMemory& memory, size_t rows) { return memory.take(rows); }, py::arg("rows"),
+          "An array [rows, row_length] of any contents.");
   py::class_<PyLoader>(module, "Loader", "Fills batches ahead of their use and hands them over in order.")
       .def(py::init<std::shared_ptr<data::ShardSet>, std::shared_ptr<data::Order>, bool, size_t, size_t, size_t,
-                    std::shared_ptr<PyBatchMemory>, bool, py::object>(),
+                    std::shared_ptr<PyBatchMemory>, bool, py::object, py::object, py::object>(),
            py::arg("shards"), py::arg("order"), py::kw_only(), py::arg("verify"), py::arg("threads"),
-           py::arg("in_work"), py::arg("sight"), py::arg("memory"), py::arg("targets"), py::arg("allocate"),
-           "`in_work` batches are asked for at a time, and the `sight` after them announced. Where `allocate` is not"
-           " None, allocate(rows) gives tokens, their address, targets and theirs, of the type of `memory`.")
+           py::arg("in_work"), py::arg("sight"), py::arg("memory"), py::arg("targets"), py::arg("wrap"),
+           py::arg("allocate"), py::arg("nothing"),
+           "`in_work` batches are asked for, half of them or more at a time, and the `sight` after them announced."
+           " Arrays of `memory` are handed out as wrap(array). Where `allocate` is not None, allocate(rows) gives"
+           " tokens, their address, targets and theirs, of the type of `memory`. `nothing` [rows, 0] stands for "
+           "targets that"
+           " are not wanted; all batches have as many rows, but for short ones.")
       .def("plan", &PyLoader::plan, py::arg("batches"),
            "Go on with these batches of the order: the first position of each, and its rows.")
       .def("next", &PyLoader::next,
-           "Wait for the oldest batch asked for: its chunk ids, tokens, and targets or None; and ask for another.");
+           "Wait for the oldest batch asked for: its chunk ids, tokens and targets; and ask for more.");
 }
 
 }  // namespace fluxcore::python

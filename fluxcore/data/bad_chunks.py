@@ -38,10 +38,8 @@ class Substitutes:
         self._policy = policy
         self._count = count
         self._groups = groups
-        self._given: dict[int, int | None] = {}  # bad chunk -> what the function chose
-
-    def __bool__(self) -> bool:
-        return bool(self._given)
+        self.given: dict[int, int | None] = {}
+        """Bad chunks so far, and what the function chose for each."""
 
     def add(self, error: CorruptShardError) -> None:
         """Take note of a bad chunk, or raise.
@@ -52,18 +50,18 @@ class Substitutes:
             ValueError: the function chose a chunk that is none, or one that this one stands for.
         """
         chunk = error.chunk
-        if chunk in self._given:
+        if chunk in self.given:
             return
         if chunk is None or self._policy == "raise":
             raise error
-        if len(self._given) >= MAX_BAD_CHUNKS:
+        if len(self.given) >= MAX_BAD_CHUNKS:
             error.add_note(f"{MAX_BAD_CHUNKS} chunks were replaced before: restore the data set")
             raise error
-        self._given[chunk] = self._choose(error, chunk)
+        self.given[chunk] = self._choose(error, chunk)
         try:
             substitute = self._find(chunk)
         except LookupError:
-            del self._given[chunk]
+            del self.given[chunk]
             error.add_note("no chunk that could stand for it is sound")
             raise error from None
         _LOG.warning("%s; chunk %d takes the rows of chunk %d", error, substitute, chunk)
@@ -82,28 +80,28 @@ class Substitutes:
 
     def replace(self, ids: NDArray[Any]) -> Chunks:
         """The chunks to read for `ids`."""
-        if not self._given:
+        if not self.given:
             return ids.astype(np.uint64)
         return np.array([self._find(int(chunk)) for chunk in ids], np.uint64)
 
     def affects(self, ids: NDArray[Any]) -> bool:
         """Whether a chunk of `ids` has a substitute."""
-        return bool(self._given) and any(int(chunk) in self._given for chunk in ids)
+        return any(int(chunk) in self.given for chunk in ids)
 
     def as_dict(self) -> dict[int, int]:
         """Bad chunk -> its substitute."""
-        return {chunk: self._find(chunk) for chunk in sorted(self._given)}
+        return {chunk: self._find(chunk) for chunk in sorted(self.given)}
 
     def _find(self, chunk: int) -> int:
-        while chunk in self._given:
-            chosen = self._given[chunk]
+        while chunk in self.given:
+            chosen = self.given[chunk]
             chunk = self._next_sound(chunk) if chosen is None else chosen
         return chunk
 
     def _leads_to(self, chunk: int | None, end: int) -> bool:
         """Whether the choices of the function, from `chunk` on, come to `end`."""
         while chunk is not None and chunk != end:
-            chunk = self._given.get(chunk)
+            chunk = self.given.get(chunk)
         return chunk == end
 
     def _next_sound(self, chunk: int) -> int:
@@ -113,13 +111,13 @@ class Substitutes:
         for step in range(1, size):
             other = (place + step) % size
             candidate = other if group is None else int(group[other])
-            if candidate not in self._given:
+            if candidate not in self.given:
                 return candidate
         raise LookupError(chunk)
 
     def state(self) -> list[list[int | None]]:
         """Plain values that `load` takes."""
-        return [[chunk, chosen] for chunk, chosen in sorted(self._given.items())]
+        return [[chunk, chosen] for chunk, chosen in sorted(self.given.items())]
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on with the substitutes in a loader's state, whatever the policy.
@@ -131,7 +129,7 @@ class Substitutes:
 
     def take(self, given: dict[int, int | None]) -> None:
         """Go on with what `check` returned."""
-        self._given = given
+        self.given = given
 
     def check(self, state: Mapping[str, Any]) -> dict[int, int | None]:
         """The substitutes in a loader's state; nothing changes.
@@ -148,11 +146,11 @@ class Substitutes:
             ):
                 raise ValueError("they are no chunks of this data set")
             _check_no_circle(given)
-            before, self._given = self._given, given
+            before, self.given = self.given, given
             try:
                 self.as_dict()
             finally:
-                self._given = before
+                self.given = before
         except (TypeError, ValueError, LookupError) as error:
             raise ValueError(
                 f"`state` must hold pairs of chunks, its 'bad_chunks' is {str(pairs)[:200]}: {error}"

@@ -16,7 +16,7 @@ from fluxcore.data.loader_state import FORMAT, check_state, hash_subset, pin_dat
 from fluxcore.data.mixture import Mixture, part_by_source
 from fluxcore.data.order import Order
 from fluxcore.data.selection import Filter, as_filters, select_chunks
-from fluxcore.data.stream import Reading, Stream, check_out, score_column
+from fluxcore.data.stream import Buffers, Reading, Stream, check_out, score_column
 
 
 class Loader:
@@ -158,15 +158,15 @@ class Loader:
     def __iter__(self) -> Iterator[Batch]:
         if self._ran_out:
             self.rewind()
-        yield from self._every(1)
+        return self._every(1)
 
     def _every(self, stride: int) -> Iterator[Batch]:
         """Every `stride`-th batch from the next one on."""
         end = len(self)
-        while self._step < end:
-            batch = self._next_batch(stride)
-            self._step = min(self._step + stride, end)
-            yield batch
+        while (step := self._step) < end:
+            ids, tokens, targets = self._next(stride)
+            self._step = min(step + stride, end)
+            yield Batch(tokens, targets, BatchMeta(ids, self.ds._core, self._columns))
         self._ran_out = True
         self._stream = None
 
@@ -196,7 +196,7 @@ class Loader:
         Batches that were read ahead and not handed out are not counted.
         """
         state = {**self._fixed, "step": self._step, "epoch": self.epoch}
-        if self._substitutes:
+        if self._substitutes.given:
             state["bad_chunks"] = self._substitutes.state()
         return state if self._mixture is None else state | {"mixture": self._mixture.state(self._step)}
 
@@ -265,17 +265,17 @@ class Loader:
         columns = self._columns | {name: self.ds.column(name) for name in self.order.columns}
         return Explanation(step, ids, epoch, position, {name: values[ids] for name, values in columns.items()})
 
-    def _next_batch(self, stride: int) -> Batch:
+    def _next(self, stride: int) -> Buffers:
         stream = self._stream
-        if stream is None or stream.step != self._step or stream.stride != stride or not stream.is_alive:
+        # A stream is at another step after the loader was moved, and at none after a fork.
+        if stream is None or stream.step != self._step or stream.stride != stride:
             stream = Stream(self.ds, self._compiled, self._plan, self._step, self._reading, self._substitutes, stride)
             self._stream = stream
         try:
-            ids, tokens, targets = stream.next()
+            return stream.next()
         except BaseException:
             self._stream = None
             raise
-        return Batch(tokens, targets, BatchMeta(ids, self.ds._core, self._columns))
 
     def _check_known(self, step: int) -> None:
         if self._mixture is not None and step < self._mixture.first_step:

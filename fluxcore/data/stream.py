@@ -1,7 +1,7 @@
 """Batches read ahead by the C++ loader, into tensors that nobody else holds."""
 
-import itertools
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,17 +23,18 @@ Buffers = tuple[NDArray[np.int64], Tensor, Tensor]
 
 _PLANNED = 64  # batches beyond those in sight
 
-_forks = itertools.count()
-_process = next(_forks)  # number of forks that this process is away from the one that imported this
+_NEVER = -1
+_streams: "weakref.WeakSet[Stream]" = weakref.WeakSet()
 
 
-def _note_fork() -> None:
-    global _process  # noqa: PLW0603
-    _process = next(_forks)
+def _end_all() -> None:
+    """A fork has none of the threads of its parent."""
+    for stream in _streams:
+        stream.step = _NEVER
 
 
-# To ask the system for each batch which process this is would cost as much as planning it.
-os.register_at_fork(after_in_child=_note_fork)
+# To ask the system for each batch which process this is would take longer than planning it.
+os.register_at_fork(after_in_child=_end_all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,8 @@ class Stream:
     """Every `stride`-th batch of a plan from a step on, `prefetch` of them in work.
 
     A batch is written once, by a thread of the C++ loader, straight into tensors that nobody else has; from `next` on
-    they are the caller's, and when the caller has let go of them their memory serves a later batch. Threads belong to
-    the process that made the stream: see `is_alive`.
+    they are the caller's, and when the caller has let go of them their memory serves a later batch. In a fork the
+    stream has ended: its `step` is none.
     """
 
     def __init__(
@@ -68,33 +69,29 @@ class Stream:
         stride: int = 1,
     ) -> None:
         self.step = step
+        """Number of the batch that `next` waits for."""
         self.stride = stride
+        _streams.add(self)
         self._shards = ds._core
         self._order = order
         self._substitutes = substitutes
         self._verify = reading.verify
         self._plan = plan
         self._targets = reading.targets
-        self._pin = reading.pin and torch.cuda.is_available()
-        self._allocate = _allocate_pinned(ds.chunk_tokens, reading) if self._pin else None
+        pin = reading.pin and torch.cuda.is_available()
+        self._allocate = _allocate_pinned(ds.chunk_tokens, reading) if pin else None
         self._planned = step
         self._end = plan.steps
-        self._process = _process
         in_work = max(reading.prefetch, 1) if reading.threads else 1
         self._rows = max(plan.global_batch_size // plan.world_size, 1)
         # Tokens and targets of the batches in work, the one that was handed out and the one before it.
         kept = 2 * (max(reading.prefetch, 1) + 2)
-        self._nothing = torch.empty((self._rows, 0), dtype=OUT_TYPES[reading.out])
+        self._nothing = torch.empty((self._rows, 0), dtype=OUT_TYPES[reading.out])  # where targets are not wanted
         self._memory = _core.BatchMemory(self._rows, ds.chunk_tokens, reading.out, kept)
         sight = -(-reading.look_ahead // self._rows) if reading.threads else 0
         self._core = self._loader(order, threads=reading.threads, in_work=in_work, sight=sight)
         self._in_sight = (in_work + sight) * stride
         self._plan_more()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether the threads are in this process; a fork of the one that made them has none of them."""
-        return self._process == _process
 
     def _loader(self, order: _core.Order, *, threads: int, in_work: int, sight: int) -> _core.Loader:
         return _core.Loader(
@@ -106,7 +103,9 @@ class Stream:
             sight=sight,
             memory=self._memory,
             targets=self._targets,
+            wrap=torch.from_numpy,
             allocate=self._allocate,
+            nothing=self._nothing,
         )
 
     def next(self) -> Buffers:
@@ -116,13 +115,13 @@ class Stream:
             CorruptShardError: a chunk of it is not what was written, and nothing stands for it.
         """
         try:
-            buffers = self._take(self._core)
-            again = bool(self._substitutes) and self._substitutes.affects(buffers[0])
+            buffers = self._core.next()
         except CorruptShardError as error:
             self._substitutes.add(error)
-            again = True
-        if again:
             buffers = self._read_with_substitutes()
+        else:
+            if self._substitutes.given and self._substitutes.affects(buffers[0]):
+                buffers = self._read_with_substitutes()
         self.step += self.stride
         if self._planned < self._end and self._planned - self.step < self._in_sight:
             self._plan_more()
@@ -135,15 +134,6 @@ class Stream:
         self._core.plan([self._plan.rank_rows(step) for step in steps])
         self._planned += len(steps) * self.stride
 
-    def _take(self, core: _core.Loader) -> Buffers:
-        ids, tokens, targets = core.next()
-        if not self._pin:
-            tokens = torch.from_numpy(tokens)
-            targets = None if targets is None else torch.from_numpy(targets)
-        if targets is None:
-            targets = self._nothing if len(ids) == self._rows else self._nothing[: len(ids)]
-        return ids, tokens, targets
-
     def _read_with_substitutes(self) -> Buffers:
         """The next batch, from the chunks that stand for bad ones; one of them may turn out to be bad too."""
         position, rows = self._plan.rank_rows(self.step)
@@ -153,7 +143,7 @@ class Stream:
             core = self._loader(order, threads=0, in_work=1, sight=0)
             core.plan([(0, rows)])
             try:
-                return self._take(core)
+                return core.next()
             except CorruptShardError as error:
                 self._substitutes.add(error)
 

@@ -25,6 +25,25 @@ TEST_CASE("the block that was given back last is taken first, and begins a cache
   CHECK(after.get() == two);
 }
 
+TEST_CASE("of the free blocks, those are taken first that the same thread wrote") {
+  const auto memory = BatchMemory::make(64, 3);
+  auto first = memory->take(1);
+  auto second = memory->take(2);
+  auto third = memory->take(1);
+  const std::byte* const one = first.get();
+  const std::byte* const two = second.get();
+  const std::byte* const three = third.get();
+  first.reset();
+  third.get_deleter().writer = 3;  // another one wrote it in the end
+  second.reset();
+  third.reset();
+  const auto by_one = memory->take(1);
+  CHECK(by_one.get() == one);
+  const auto by_anyone = memory->take(1);  // none is left that it wrote: the last one given back
+  CHECK(by_anyone.get() == three);
+  CHECK(memory->take(1).get() == two);
+}
+
 TEST_CASE("blocks outlive the hands that they came from") {
   BatchMemory::Block block;
   {

@@ -59,7 +59,8 @@ void check(Isa isa, TokenType token, OutType out, std::size_t count) {
       }
       for (std::size_t t = 0; t < count; ++t) REQUIRE(seen[t] == static_cast<Out>(in[t]));
       // The last target is of any value: the token after the chunk is not its own.
-      for (std::size_t t = 0; t + 1 < count; ++t) REQUIRE(next[t] == (targets ? static_cast<Out>(in[t + 1]) : kUntouched));
+      for (std::size_t t = 0; t + 1 < count; ++t)
+        REQUIRE(next[t] == (targets ? static_cast<Out>(in[t + 1]) : kUntouched));
       REQUIRE(seen[count] == kUntouched);
       REQUIRE(next[count] == kUntouched);
     }
@@ -80,7 +81,8 @@ void check_all(Isa isa, TokenType token, std::size_t count) {
 TEST_CASE("tokens of every type become every type, with the checksum of what is stored") {
   for (const Isa isa : fluxcore::available_isas()) {
     // Around the steps of 16, 64 and 256 bytes and the 4 KiB that are asked for ahead.
-    for (const std::size_t count : {1U, 2U, 7U, 8U, 31U, 32U, 33U, 63U, 64U, 65U, 127U, 129U, 255U, 256U, 1000U, 2047U, 2048U, 5000U}) {
+    for (const std::size_t count :
+         {1U, 2U, 7U, 8U, 31U, 32U, 33U, 63U, 64U, 65U, 127U, 129U, 255U, 256U, 1000U, 2047U, 2048U, 5000U}) {
       check_all<std::uint8_t>(isa, TokenType::u8, count);
       check_all<std::uint16_t>(isa, TokenType::u16, count);
       check_all<std::uint32_t>(isa, TokenType::u32, count);
@@ -106,11 +108,12 @@ TEST_CASE("what comes next is only asked for, not read") {
   const std::vector<std::uint16_t> stored = random_tokens<std::uint16_t>(4096);
   std::vector<std::int64_t> seen(4096);
   for (const Isa isa : fluxcore::available_isas()) {
-    ChunkCopy chunk = {.in = reinterpret_cast<const std::byte*>(stored.data()),
-                       .size = 4096 * sizeof(std::uint16_t),
-                       .tokens = seen.data(),
-                       .targets = nullptr,
-                       .upcoming = reinterpret_cast<const std::byte*>(std::uintptr_t{4096})};  // nothing is mapped there
+    ChunkCopy chunk = {
+        .in = reinterpret_cast<const std::byte*>(stored.data()),
+        .size = 4096 * sizeof(std::uint16_t),
+        .tokens = seen.data(),
+        .targets = nullptr,
+        .upcoming = reinterpret_cast<const std::byte*>(std::uintptr_t{4096})};  // nothing is mapped there
     kernels_of(isa, TokenType::u16, OutType::i64).copy(chunk);
     CHECK(kernels_of(isa, TokenType::u16, OutType::i64).copy_and_check(chunk) == crc32c({chunk.in, chunk.size}));
   }

@@ -57,6 +57,27 @@ TEST_CASE("an error comes out in its place and disturbs no other job") {
   }
 }
 
+TEST_CASE("a job is told who runs it") {
+  for (const size_t threads : std::vector<size_t>{0, 1, 3}) {
+    std::vector<size_t> runners(100, 99);
+    std::vector<std::thread::id> ids(100);
+    OrderedExecutor executor(threads);
+    for (size_t i = 0; i < 100; ++i) {
+      executor.submit([&, i](size_t runner) {
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+        runners[i] = runner;
+        ids[i] = std::this_thread::get_id();
+      });
+    }
+    for (size_t i = 0; i < 100; ++i) {
+      executor.next();
+      REQUIRE(runners[i] <= threads);
+      CHECK((runners[i] == 0) == (ids[i] == std::this_thread::get_id()));
+      for (size_t j = 0; j < i; ++j) REQUIRE((runners[i] == runners[j]) == (ids[i] == ids[j]));
+    }
+  }
+}
+
 TEST_CASE("next without a job is an error, and the executor goes on") {
   OrderedExecutor executor(1);
   CHECK_THROWS_AS(executor.next(), std::logic_error);

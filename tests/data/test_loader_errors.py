@@ -1,7 +1,9 @@
 """Errors while reading: each comes out at its batch, and none is lost."""
 
 import gc
+import threading
 
+import numpy as np
 import psutil
 import pytest
 from support.data_sets import flip_bit, write_data_set
@@ -77,3 +79,29 @@ def test_no_thread_is_started_before_the_first_batch(tmp_path):
     assert native_threads() == before
     next(iter(loader))
     assert native_threads() == before + 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_two_threads_that_read_from_one_loader_are_told(tmp_path, workers):
+    # A batch takes milliseconds, during which the other thread comes by.
+    with fluxcore.data.ShardWriter(tmp_path / "set", chunk_tokens=1 << 18, vocab_size=100, sources=["a"]) as writer:
+        for number in range(16):
+            writer.append(np.full(1 << 18, number, np.uint16), source="a", doc_id=number, doc_offset=0)
+    options = {"global_batch_size": 8, "total_steps": 10, "out": "int64", "prefetch": 1, "threads": workers}
+    loader = Loader(fluxcore.data.open(tmp_path / "set"), Order.sorted("original_index"), **options)
+    told = []
+
+    def read():
+        try:
+            for batch in loader:
+                assert (batch.tokens == batch.meta.chunk_ids[:, None]).all()
+        except ValueError as error:
+            told.append(str(error))
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told
+    assert all("another thread is reading from this loader" in message for message in told)
