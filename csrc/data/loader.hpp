@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "common/memory.hpp"
 #include "data/look_ahead.hpp"
 #include "data/order.hpp"
 #include "data/ordered_executor.hpp"
@@ -20,7 +21,10 @@ namespace fluxcore::data {
 // returned for it. It must stay valid until then, or until the loader is destroyed.
 class Loader {
  public:
-  Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
+  // `drop_behind`: the pages of a batch are given back to the kernel once it is copied, where the set does not fit in
+  // `memory` bytes.
+  Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads,
+         bool drop_behind = false, uint64_t memory = memory_for_files() / 2);
 
   // Asks for the rows at positions [position, position + chunk_ids.size()) of the order. `ahead`: rows that will be
   // asked for later, announced to the kernel as one window.
@@ -37,6 +41,7 @@ class Loader {
   std::shared_ptr<const ShardSet> shards_;
   std::shared_ptr<const Order> order_;
   bool verify_;
+  bool drop_behind_;
   LookAhead look_ahead_;
   OrderedExecutor executor_;  // last: its threads use the members above
 };

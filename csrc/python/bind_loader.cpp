@@ -70,13 +70,14 @@ class PyLoader {
   using Plan = std::vector<std::pair<uint64_t, size_t>>;  // of each batch, its first position and its rows
 
   PyLoader(std::shared_ptr<data::ShardSet> shards, std::shared_ptr<data::Order> order, bool verify, size_t threads,
-           size_t in_work, size_t sight, std::shared_ptr<PyBatchMemory> memory, bool targets, py::object allocate)
+           size_t in_work, size_t sight, std::shared_ptr<PyBatchMemory> memory, bool targets, py::object allocate,
+           bool drop_behind)
       : in_work_(in_work),
         memory_(std::move(memory)),
         targets_(targets),
         allocate_(std::move(allocate)),
         schedule_(in_work, sight),
-        loader_(std::move(shards), std::move(order), verify, threads) {}
+        loader_(std::move(shards), std::move(order), verify, threads, drop_behind) {}
 
   void plan(const Plan& batches) {
     std::vector<data::Rows> rows;
@@ -168,9 +169,10 @@ void bind_loader(py::module_& module) {
       .def("take", &PyBatchMemory::take, py::arg("rows"), "An array [rows, row_length] of any contents.");
   py::class_<PyLoader>(module, "Loader", "Fills batches ahead of their use and hands them over in order.")
       .def(py::init<std::shared_ptr<data::ShardSet>, std::shared_ptr<data::Order>, bool, size_t, size_t, size_t,
-                    std::shared_ptr<PyBatchMemory>, bool, py::object>(),
+                    std::shared_ptr<PyBatchMemory>, bool, py::object, bool>(),
            py::arg("shards"), py::arg("order"), py::kw_only(), py::arg("verify"), py::arg("threads"),
            py::arg("in_work"), py::arg("sight"), py::arg("memory"), py::arg("targets"), py::arg("allocate"),
+           py::arg("drop_behind"),
            "`in_work` batches are asked for at a time, and the `sight` after them announced. Where `allocate` is not"
            " None, allocate(rows) gives tokens, their address, targets and theirs, of the type of `memory`.")
       .def("plan", &PyLoader::plan, py::arg("batches"),

@@ -46,6 +46,7 @@ class Reading:
     prefetch: int
     threads: int
     look_ahead: int
+    drop_behind: bool
     targets: bool
 
 
@@ -73,6 +74,7 @@ class Stream:
         self._order = order
         self._substitutes = substitutes
         self._verify = reading.verify
+        self._drop_behind = reading.drop_behind
         self._plan = plan
         self._targets = reading.targets
         self._pin = reading.pin and torch.cuda.is_available()
@@ -107,6 +109,7 @@ class Stream:
             memory=self._memory,
             targets=self._targets,
             allocate=self._allocate,
+            drop_behind=self._drop_behind,
         )
 
     def next(self) -> Buffers:
