@@ -19,6 +19,7 @@ BENCH_BIN := $(BENCH_VENV)/bin
 JOBS ?= 2
 # How long to soak, or to fuzz.
 MINUTES ?= 10
+# What GCC checks at run time, and the compiler that has libFuzzer.
 SANITIZE ?= address,undefined
 CLANG ?= clang++
 INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
