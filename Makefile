@@ -5,6 +5,8 @@
 #   make bench   the ops against their rivals      make docs    the site under site/    make clean
 #   make bench-data   the loader against other loaders, on this machine
 #   make soak    damaged and forged files, kills and resumes at random for MINUTES=10
+#   make sanitize    the C++ tests of files, loader and threads under SANITIZE=address,undefined, or thread
+#   make fuzz    shards mutated by libFuzzer, under both sanitizers, for MINUTES=10; needs Clang, CLANG=clang++
 
 PYTHON ?= $(shell .ci/find-python)
 ROOT := $(CURDIR)
@@ -15,8 +17,11 @@ BENCH_VENV := build/bench-venv
 BENCH_BIN := $(BENCH_VENV)/bin
 # Processes that run tests side by side; 0 for the tests that need all the memory.
 JOBS ?= 2
-# How long to soak.
+# How long to soak, or to fuzz.
 MINUTES ?= 10
+# What GCC checks at run time, and the compiler that has libFuzzer.
+SANITIZE ?= address,undefined
+CLANG ?= clang++
 INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
 # What rivals of the benchmarks want contradicts the pins of all else: these have an environment and pins of their own.
 BENCH_PINS := $(ROOT)/benchmarks/constraints.txt
@@ -32,7 +37,7 @@ SOURCES := CMakeLists.txt pyproject.toml README.md LICENSE \
 	$(shell find csrc kernels fluxcore trainers -type f -not -name '*.pyc')
 WHEEL := $$(ls dist/*.whl)
 
-.PHONY: demo test lint bench bench-data soak docs clean
+.PHONY: demo test lint bench bench-data soak sanitize fuzz docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -62,6 +67,22 @@ bench-data: $(BENCH_VENV)/.ready
 
 soak: $(CLEAN_VENV)/.ready
 	cd tests && "$(ROOT)/$(CLEAN_VENV)/bin/python" -m soak --minutes $(MINUTES) $(ARGS)
+
+sanitize: $(VENV)/.created
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/sanitize-$(SANITIZE) -G Ninja -DFLUXCORE_PYTHON=OFF \
+		-DFLUXCORE_TESTS=ON -DFLUXCORE_SANITIZE=$(SANITIZE) -DCMAKE_CXX_FLAGS_RELEASE=-O1
+	$(BIN)/ninja -C build/sanitize-$(SANITIZE) fluxcore_core_tests
+	$(BIN)/ctest --test-dir build/sanitize-$(SANITIZE) -L core --output-on-failure
+
+# What is found stands in build/fuzz, and so does the corpus, which the next run goes on with.
+fuzz: $(VENV)/.created
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/fuzz -G Ninja -DFLUXCORE_PYTHON=OFF -DFLUXCORE_FUZZ=ON \
+		-DCMAKE_CXX_COMPILER=$(CLANG) -DFLUXCORE_SANITIZE=address,undefined -DCMAKE_CXX_FLAGS_RELEASE=-O1
+	$(BIN)/ninja -C build/fuzz fuzz_shard fuzz_seeds
+	mkdir -p build/fuzz/corpus
+	build/fuzz/tests/cpp/fuzz/fuzz_seeds build/fuzz/seeds
+	build/fuzz/tests/cpp/fuzz/fuzz_shard build/fuzz/corpus build/fuzz/seeds -max_total_time=$$((60 * $(MINUTES))) \
+		-max_len=131072 -timeout=10 -print_final_stats=1 -artifact_prefix=build/fuzz/ $(ARGS)
 
 docs: $(VENV)/.tools
 	$(BIN)/mkdocs build --strict

@@ -35,9 +35,9 @@ void sync_folder(const std::filesystem::path& folder) {
   if (::fsync(fd.get()) != 0 && errno != EINVAL) throw_errno("cannot sync folder", folder);
 }
 
-void advise(std::span<const std::byte> bytes, int advice) noexcept {
+bool advise(std::span<const std::byte> bytes, int advice) noexcept {
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): madvise takes a pointer to non-const.
-  if (!bytes.empty()) ::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), advice);
+  return bytes.empty() || ::madvise(const_cast<std::byte*>(bytes.data()), bytes.size(), advice) == 0;
 }
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
@@ -90,7 +90,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) {
   void* start = ::mmap(nullptr, file.size(), PROT_READ, MAP_SHARED, file.descriptor(), 0);
   if (start == MAP_FAILED) throw_errno("cannot map", path);
   bytes_ = {static_cast<const std::byte*>(start), file.size()};
-  tells_residency_ = ::access(path.c_str(), W_OK) == 0;
+  is_writable_ = ::access(path.c_str(), W_OK) == 0;
 }
 
 MappedFile::~MappedFile() {
@@ -107,8 +107,22 @@ void MappedFile::will_need(std::span<const std::byte> part) const noexcept {
   advise({part.data() - before, part.size() + before}, MADV_WILLNEED);
 }
 
+bool MappedFile::page_out(std::uint64_t offset, std::uint64_t size) const noexcept {
+  return is_writable_ && advise(bytes_.subspan(offset, size), MADV_PAGEOUT);
+}
+
+void MappedFile::forget(std::uint64_t offset, std::uint64_t size) const noexcept {
+  advise(bytes_.subspan(offset, size), MADV_DONTNEED);
+}
+
+void drop_cached(const std::filesystem::path& path, std::uint64_t offset, std::uint64_t size) noexcept {
+  const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (fd.get() >= 0)
+    ::posix_fadvise(fd.get(), static_cast<off_t>(offset), static_cast<off_t>(size), POSIX_FADV_DONTNEED);
+}
+
 std::optional<bool> MappedFile::is_resident(std::span<const std::byte> part) const noexcept {
-  if (!tells_residency_) return std::nullopt;
+  if (!is_writable_) return std::nullopt;
   const std::size_t before = static_cast<std::size_t>(part.data() - bytes_.data()) % kPage;
   unsigned char page = 0;
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-const-cast): mincore takes a pointer to non-const.
@@ -119,7 +133,8 @@ std::optional<bool> MappedFile::is_resident(std::span<const std::byte> part) con
 AtomicFile::AtomicFile(std::filesystem::path path)
     : path_(std::move(path)),
       temporary_(folder_of(path_) / ("." + path_.filename().string() + "." + std::to_string(::getpid()) + ".tmp")),
-      fd_(::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666)) {
+      fd_(::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666)),
+      owner_(::getpid()) {
   if (fd_.get() < 0) throw_errno("cannot create", path_);
   buffer_.reserve(kBufferBytes);
 }
@@ -127,7 +142,7 @@ AtomicFile::AtomicFile(std::filesystem::path path)
 AtomicFile::~AtomicFile() { discard(); }
 
 void AtomicFile::discard() noexcept {
-  if (pending_) ::unlink(temporary_.c_str());
+  if (pending_ && ::getpid() == owner_) ::unlink(temporary_.c_str());
   pending_ = false;
 }
 

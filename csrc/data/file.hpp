@@ -51,8 +51,7 @@ class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);  // throws FileError
   ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept
-      : bytes_(std::exchange(other.bytes_, {})), tells_residency_(other.tells_residency_) {}
+  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})), is_writable_(other.is_writable_) {}
   MappedFile& operator=(MappedFile&&) = delete;
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -62,16 +61,25 @@ class MappedFile {
   // Hints to the kernel, which change no result; one that it does not take is as if not given. `part` lies in the map.
   void expect(Access access) const noexcept;
   void will_need(std::span<const std::byte> part) const noexcept;
+  // Takes whole pages out of memory, where the map has brought them there and no other process uses them; false if the
+  // kernel does not do that, as for a file that the process could not write to.
+  [[nodiscard]] bool page_out(std::uint64_t offset, std::uint64_t size) const noexcept;
+  // Takes whole pages out of the map, not out of memory.
+  void forget(std::uint64_t offset, std::uint64_t size) const noexcept;
   // Whether the page where `part` begins is in memory; nothing of files that the kernel tells no others about.
   [[nodiscard]] std::optional<bool> is_resident(std::span<const std::byte> part) const noexcept;
 
  private:
   std::span<const std::byte> bytes_;
-  bool tells_residency_ = false;
+  bool is_writable_ = false;  // then the kernel tells which pages are in memory, and takes them out
 };
 
+// Takes pages of a file out of memory that no process has mapped; a hint, as those of a map.
+void drop_cached(const std::filesystem::path& path, std::uint64_t offset, std::uint64_t size) noexcept;
+
 // A file that appears under its name whole or not at all: written under a temporary name in the same folder, then
-// synced, renamed, and the folder synced. Discarded or destroyed before `commit`, it takes its temporary file away.
+// synced, renamed, and the folder synced. Discarded or destroyed before `commit`, it takes its temporary file away; but
+// not in a child that was forked meanwhile, for it is the parent's.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -99,6 +107,7 @@ class AtomicFile {
   std::vector<std::byte> buffer_;
   std::uint64_t size_ = 0;
   bool pending_ = true;
+  long owner_;  // process id
 };
 
 }  // namespace fluxcore::data

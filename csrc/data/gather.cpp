@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/chunk_kernels.hpp"
@@ -19,6 +20,7 @@ struct Source {
   const std::uint32_t* crc = nullptr;
   const std::uint32_t* next_token = nullptr;
   const std::uint32_t* valid_len = nullptr;  // nullptr: full
+  MapHold held = {};
 };
 
 enum class Fault : std::uint8_t { kNone, kChanged, kBadLength };
@@ -104,7 +106,7 @@ class Copier {
   std::size_t row_bytes_;
 };
 
-Source source_of(const ChunkPlace& at, bool verify, bool targets) {
+Source source_of(ChunkPlace at, bool verify, bool targets) {
   Source chunk{.tokens = at.shard->tokens(at.index), .mask = at.shard->mask(at.index)};
   if (verify) chunk.crc = &at.shard->chunk_crcs()[at.index];
   if (targets) {
@@ -114,6 +116,7 @@ Source source_of(const ChunkPlace& at, bool verify, bool targets) {
   }
   // They lie far apart; asked for together they are there when their turn comes.
   for (const std::uint32_t* fact : {chunk.crc, chunk.next_token, chunk.valid_len}) __builtin_prefetch(fact);
+  chunk.held = std::move(at.held);
   return chunk;
 }
 
@@ -124,6 +127,18 @@ void ShardSet::gather(std::span<const std::uint64_t> chunk_ids, const GatherOut&
     throw std::invalid_argument("`out` must hold every token of a vocabulary of " + std::to_string(vocab_size()) +
                                 ", got " + std::string(name_of(out.type)) + "\n\nUse out=\"int64\".");
   }
+  // The files of what is in work are held: of a set that cannot be mapped whole, not too many at once.
+  constexpr std::size_t kAtOnce = 4096;
+  for (std::size_t first = 0; first < chunk_ids.size(); first += kAtOnce) {
+    const std::size_t bytes = first * chunk_tokens() * size_of(out.type);
+    GatherOut rest = out;
+    rest.tokens = static_cast<std::byte*>(out.tokens) + bytes;
+    if (out.targets != nullptr) rest.targets = static_cast<std::byte*>(out.targets) + bytes;
+    gather_held(chunk_ids.subspan(first, std::min(kAtOnce, chunk_ids.size() - first)), rest, verify);
+  }
+}
+
+void ShardSet::gather_held(std::span<const std::uint64_t> chunk_ids, const GatherOut& out, bool verify) const {
   std::vector<Source> chunks;
   chunks.reserve(chunk_ids.size());
   for (const std::uint64_t id : chunk_ids) chunks.push_back(source_of(place(id), verify, out.targets != nullptr));

@@ -2,15 +2,15 @@
 
 #include <utility>
 
-#include "common/memory.hpp"
-
 namespace fluxcore::data {
 
-Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads)
+Loader::Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads,
+               bool drop_behind, uint64_t memory)
     : shards_(std::move(shards)),
       order_(std::move(order)),
       verify_(verify),
-      look_ahead_(shards_, memory_for_files() / 2),
+      drop_behind_(drop_behind),
+      look_ahead_(shards_, memory),
       executor_(threads) {}
 
 void Loader::submit(uint64_t position, Where where, std::vector<Rows> ahead) {
@@ -20,6 +20,7 @@ void Loader::submit(uint64_t position, Where where, std::vector<Rows> ahead) {
     order_->chunks_at(position, chunk_ids);
     look_ahead_.expect(chunk_ids);
     shards_->gather(chunk_ids, out, verify_);
+    if (drop_behind_) look_ahead_.drop_behind(chunk_ids);
   });
 }
 

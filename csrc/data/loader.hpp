@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "common/memory.hpp"
 #include "data/look_ahead.hpp"
 #include "data/order.hpp"
 #include "data/ordered_executor.hpp"
@@ -27,7 +28,10 @@ struct BatchOut {
 // returned for it. It must stay valid until then, or until the loader is destroyed.
 class Loader {
  public:
-  Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads);
+  // `drop_behind`: the pages of a batch are given back to the kernel once it is copied, where the set does not fit in
+  // `memory` bytes.
+  Loader(std::shared_ptr<const ShardSet> shards, std::shared_ptr<const Order> order, bool verify, size_t threads,
+         bool drop_behind = false, uint64_t memory = memory_for_files() / 2);
 
   // Says where a batch goes, when it is begun and by whom: 0 is `next()`, the threads count from 1. A processor writes
   // memory that it wrote last in half the time that it takes for what lies in another's cache.
@@ -49,6 +53,7 @@ class Loader {
   std::shared_ptr<const ShardSet> shards_;
   std::shared_ptr<const Order> order_;
   bool verify_;
+  bool drop_behind_;
   LookAhead look_ahead_;
   OrderedExecutor executor_;  // last: its threads use the members above
 };

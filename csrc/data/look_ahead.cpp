@@ -4,7 +4,8 @@
 #include <exception>
 #include <set>
 #include <utility>
-#include <vector>
+
+#include "data/chunk_runs.hpp"
 
 namespace fluxcore::data {
 namespace {
@@ -43,6 +44,11 @@ void LookAhead::announce(std::span<const uint64_t> chunk_ids) noexcept {
   }
 }
 
+void LookAhead::drop_behind(std::span<const uint64_t> chunk_ids) const {
+  if (fits_) return;
+  for_each_run(*shards_, chunk_ids, [](const ChunkPlace& at, std::uint64_t count) { at.shard->drop(at.index, count); });
+}
+
 bool LookAhead::is_warm(std::span<const uint64_t> chunk_ids) const {
   const size_t count = std::min(kLookedAt, chunk_ids.size());
   for (size_t i = 0; i < count; ++i) {
@@ -53,6 +59,8 @@ bool LookAhead::is_warm(std::span<const uint64_t> chunk_ids) const {
 }
 
 void LookAhead::set_reads(Reads reads) {
+  if (reads_.load(std::memory_order_relaxed) == reads) return;
+  const std::lock_guard lock(telling_);
   if (reads_.exchange(reads, std::memory_order_relaxed) == reads) return;
   const Access access = reads == Reads::kScattered ? Access::kRandom : Access::kNormal;
   for (size_t s = 0; s < shards_->shard_count(); ++s) shards_->shard(s).expect(access);
@@ -73,16 +81,8 @@ void LookAhead::announce_window(std::span<const uint64_t> chunk_ids) {
 }
 
 void LookAhead::ask_for_chunks(std::span<const uint64_t> chunk_ids) const {
-  std::vector<std::uint64_t> ids(chunk_ids.begin(), chunk_ids.end());
-  std::ranges::sort(ids);
-  for (size_t i = 0; i < ids.size();) {
-    const ChunkPlace at = shards_->place(ids[i]);
-    // One hint for chunks that lie side by side in a shard.
-    uint64_t count = 1;
-    const uint64_t left = at.shard->superblock().chunk_count - at.index;
-    for (++i; i < ids.size() && ids[i] <= ids[i - 1] + 1 && count < left; ++i) count += ids[i] - ids[i - 1];
-    at.shard->will_need(at.index, count);
-  }
+  for_each_run(*shards_, chunk_ids,
+               [](const ChunkPlace& at, std::uint64_t count) { at.shard->will_need(at.index, count); });
 }
 
 void LookAhead::ask_for_blocks(std::span<const uint64_t> chunk_ids) const {

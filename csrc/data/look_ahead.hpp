@@ -3,14 +3,15 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 
 #include "data/shard_set.hpp"
 
 namespace fluxcore::data {
 
-// Tells the kernel which chunks are read soon, so that a cold disk works on many of them at once. In sequential windows
-// the kernel's own read-ahead is left to it.
+// Tells the kernel which chunks are read soon, so that a cold disk works on many of them at once, and which were read
+// and are not needed again. In sequential windows the kernel's own read-ahead is left to it.
 //
 // Around scattered chunks it would read megabytes. Of a set that does not fit in memory the chunks alone are asked for.
 // One that fits is going to be read whole, and a disk gives a block in the time that a chunk takes, so that the blocks
@@ -32,6 +33,9 @@ class LookAhead {
   void expect(std::span<const uint64_t> chunk_ids) noexcept;
   // `chunk_ids`: a window of an order, as it comes there. What is wrong with a shard is left to the read that follows.
   void announce(std::span<const uint64_t> chunk_ids) noexcept;
+  // The pages of chunks that were read are given back, so that what else is in memory stays there; nothing of a set
+  // that fits. Pages that another process has mapped stay.
+  void drop_behind(std::span<const uint64_t> chunk_ids) const;
 
  private:
   enum class Reads : std::uint8_t { kUnknown, kInOrder, kScattered };
@@ -46,6 +50,7 @@ class LookAhead {
   std::shared_ptr<const ShardSet> shards_;
   bool fits_ = false;
   std::atomic<Reads> reads_ = Reads::kUnknown;
+  std::mutex telling_;  // all shards of one way of reading before any of the next
 };
 
 }  // namespace fluxcore::data

@@ -1,38 +1,55 @@
 #include "data/map_guard.hpp"
 
+#include <algorithm>
+#include <array>
 #include <csetjmp>
 #include <csignal>
 #include <mutex>
 
+#include "data/fork_lock.hpp"
+
 namespace fluxcore::data {
 namespace {
 
-struct sigaction previous = {};
+// The answers to SIGBUS that ours took the place of, the last one on top.
+std::array<struct sigaction, 8> displaced = {};
+volatile std::sig_atomic_t displaced_count = 0;
 thread_local sigjmp_buf* way_out = nullptr;  // of the guarded read of this thread
 
 // NOLINTBEGIN(bugprone-signal-handler,cert-err52-cpp): the only way back out of a read that cannot be made. It skips no
 // destructor, and the signal comes from that very read, not from the middle of anything else.
-void on_bus_error(int signal, siginfo_t* info, void* context) {
-  if (way_out != nullptr) siglongjmp(*way_out, 1);
-  if ((previous.sa_flags & SA_SIGINFO) != 0) {
-    previous.sa_sigaction(signal, info, context);
-  } else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
-    ::sigaction(SIGBUS, &previous, nullptr);  // the read is made again, and ends the process as it would have before
-  } else {
-    previous.sa_handler(signal);
-  }
+void on_bus_error(int signal, siginfo_t* info, void* /*context*/) {
+  const bool is_sent = info->si_code <= 0;  // by a process, not by a read
+  if (way_out != nullptr && !is_sent) siglongjmp(*way_out, 1);
+  // Not ours. The answer below takes over, and gets the signal again: from the read that is made again, or from here.
+  // It may itself bring back the one below it, which is us, so that we go down by one each time.
+  const std::sig_atomic_t count = displaced_count;
+  const auto below = static_cast<std::size_t>(count > 0 ? count - 1 : 0);
+  displaced_count = static_cast<std::sig_atomic_t>(below);
+  ::sigaction(signal, &displaced[below], nullptr);
+  if (is_sent) ::raise(signal);
 }
 
-void answer_bus_errors() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    struct sigaction ours = {};
-    ours.sa_sigaction = on_bus_error;
-    // SA_NODEFER: leaving the handler by a jump must not leave the signal blocked.
-    ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-    ::sigemptyset(&ours.sa_mask);
-    ::sigaction(SIGBUS, &ours, &previous);
-  });
+bool is_ours(struct sigaction& current) noexcept {
+  ::sigaction(SIGBUS, nullptr, &current);
+  return (current.sa_flags & SA_SIGINFO) != 0 && current.sa_sigaction == on_bus_error;
+}
+
+// Others take the signal too, a worker process of a PyTorch DataLoader for one, so that this is looked at each time.
+void answer_bus_errors() noexcept {
+  struct sigaction current = {};
+  if (is_ours(current)) return;
+  const std::lock_guard lock(fork_lock<sigjmp_buf>());
+  if (is_ours(current)) return;
+  struct sigaction ours = {};
+  ours.sa_sigaction = on_bus_error;
+  // SA_NODEFER: leaving the handler by a jump must not leave the signal blocked.
+  ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+  ::sigemptyset(&ours.sa_mask);
+  const auto top = std::min(static_cast<std::size_t>(displaced_count), displaced.size() - 1);
+  displaced[top] = current;
+  displaced_count = static_cast<std::sig_atomic_t>(top + 1);
+  ::sigaction(SIGBUS, &ours, nullptr);
 }
 
 }  // namespace

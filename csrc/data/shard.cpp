@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <utility>
 
 #include "data/crc32c.hpp"
 #include "data/errors.hpp"
@@ -10,7 +11,7 @@
 
 namespace fluxcore::data {
 
-Shard::Shard(std::filesystem::path path) : path_(std::move(path)) {
+Shard::Shard(std::filesystem::path path, MapPool* pool) : path_(std::move(path)), map_(pool) {
   read_ends();
   tokens_ = find(SectionKind::tokens);
   mask_ = find(SectionKind::token_mask);
@@ -18,8 +19,6 @@ Shard::Shard(std::filesystem::path path) : path_(std::move(path)) {
   next_token_ = find("next_token");
   valid_len_ = find("valid_len");
 }
-
-Shard::~Shard() { delete mapped_.load(); }
 
 void Shard::read_ends() {
   const ReadFile file(path_);
@@ -61,23 +60,33 @@ DataType Shard::column_type(std::string_view name) const noexcept {
 }
 
 const MappedFile& Shard::file() const {
-  const MappedFile* mapped = mapped_.load(std::memory_order_acquire);
-  if (mapped != nullptr) return *mapped;
+  if (const MappedFile* const mapped = map_.get(); mapped != nullptr) return *mapped;
   auto fresh = std::make_unique<const MappedFile>(path_);
   // The file may have been replaced or cut since it was opened; past its end a map is a SIGBUS, not an error.
-  if (fresh->bytes().size() != footer_.file_length ||
-      std::memcmp(fresh->bytes().data(), &superblock_, sizeof superblock_) != 0) {
-    throw CorruptShard(path_, "it was changed after it was opened");
+  bool same = fresh->bytes().size() == footer_.file_length;
+  const bool read =
+      read_mapped([&] { same = same && std::memcmp(fresh->bytes().data(), &superblock_, sizeof superblock_) == 0; });
+  if (!read) throw CorruptShard(path_, kUnreadable);
+  if (!same) throw CorruptShard(path_, "it was changed after it was opened");
+  const MappedFile& mapped = map_.keep(std::move(fresh));
+  apply_access(mapped);
+  return mapped;
+}
+
+// Once more where another thread has changed its mind meanwhile, so that the last word stands.
+void Shard::apply_access(const MappedFile& mapped) const noexcept {
+  for (Access access = access_.load();;) {
+    mapped.expect(access);
+    const Access now = access_.load();
+    if (now == access) return;
+    access = now;
   }
-  if (mapped_.compare_exchange_strong(mapped, fresh.get(), std::memory_order_acq_rel)) mapped = fresh.release();
-  mapped->expect(access_.load());
-  return *mapped;
 }
 
 void Shard::expect(Access access) const {
   if (access_.exchange(access) == access) return;
-  const MappedFile* const mapped = mapped_.load(std::memory_order_acquire);
-  if (mapped != nullptr) mapped->expect(access);
+  const MapHold held = hold();
+  if (const MappedFile* const mapped = map_.get(); mapped != nullptr) apply_access(*mapped);
 }
 
 void Shard::will_need(std::uint64_t index, std::uint64_t count) const {
@@ -87,6 +96,27 @@ void Shard::will_need(std::uint64_t index, std::uint64_t count) const {
   };
   all([this](std::uint64_t i) { return tokens(i); });
   all([this](std::uint64_t i) { return mask(i); });
+}
+
+void Shard::drop(std::uint64_t index, std::uint64_t count) const noexcept {
+  const auto all = [&](const Section& section) {
+    const std::uint64_t bytes = section.length / superblock_.chunk_count;
+    drop_bytes(section.offset + index * bytes, count * bytes);
+  };
+  all(*tokens_);
+  if (mask_ != nullptr) all(*mask_);
+}
+
+void Shard::drop_bytes(std::uint64_t offset, std::uint64_t size) const noexcept {
+  const std::uint64_t first = offset / kPage * kPage;
+  // The page that the next chunk goes on in is left to that one.
+  const std::uint64_t end = std::max((offset + size) / kPage * kPage, first + kPage);
+  const MapHold held = hold();
+  const MappedFile* const mapped = map_.get();
+  // A map that was made again knows nothing of the pages that were read through the one before it.
+  if (is_lasting() && mapped != nullptr && mapped->page_out(first, end - first)) return;
+  if (mapped != nullptr) mapped->forget(first, end - first);
+  drop_cached(path_, first, end - first);
 }
 
 std::optional<bool> Shard::is_resident(std::uint64_t index) const { return file().is_resident(tokens(index)); }

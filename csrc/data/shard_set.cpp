@@ -48,15 +48,40 @@ std::size_t first_foreign(std::span<const std::byte> bytes, TokenType type, std:
   return first_foreign<std::uint32_t>(bytes, vocab_size);
 }
 
+// What is wrong with the values of chunk `i`, or nothing.
+std::string fault_of_values(const Shard& shard, const SetSpec& spec, std::uint64_t i) {
+  const std::span<const std::byte> tokens = shard.tokens(i);
+  const std::span<const std::uint32_t> next_tokens = shard.next_tokens();
+  const std::span<const std::uint32_t> lengths = shard.valid_lengths();
+  std::size_t foreign = 0;
+  std::uint32_t next = kNoToken;
+  std::uint32_t length = spec.chunk_tokens;
+  bool padded = true;
+  const bool read = read_mapped([&] {
+    foreign = first_foreign(tokens, spec.token_type, spec.vocab_size);
+    next = next_tokens[i];
+    if (!lengths.empty()) length = lengths[i];
+    if (length > spec.chunk_tokens) return;
+    const auto padding = tokens.subspan(length * size_of(spec.token_type));
+    padded = std::ranges::all_of(padding, [](std::byte b) { return b == std::byte{0}; });
+  });
+  if (!read) return kUnreadable;
+  if (foreign < spec.chunk_tokens) return "token " + std::to_string(foreign) + " is not below the vocabulary size";
+  if (next != kNoToken && next >= spec.vocab_size) return "its next token is not below the vocabulary size";
+  if (length < 1 || length > spec.chunk_tokens) return "its valid length is out of range";
+  return padded ? std::string() : "its padding is not zero";
+}
+
 }  // namespace
 
-ShardSet::ShardSet(const std::filesystem::path& folder, SetSpec spec, const std::vector<ShardEntry>& entries)
-    : spec_(std::move(spec)) {
+ShardSet::ShardSet(const std::filesystem::path& folder, SetSpec spec, const std::vector<ShardEntry>& entries,
+                   std::shared_ptr<MapPool> pool)
+    : spec_(std::move(spec)), room_(std::move(pool), entries.size()) {
   // Absolute, because files are mapped later and the working folder may change.
   const std::filesystem::path root = std::filesystem::absolute(folder);
   shards_.reserve(entries.size());
   for (const ShardEntry& entry : entries) {
-    shards_.push_back(std::make_unique<const Shard>(root / entry.name));
+    shards_.push_back(std::make_unique<const Shard>(root / entry.name, room_.pool()));
     check_entry(*shards_.back(), spec_, entry, shards_.size() - 1);
     bases_.push_back(bases_.back() + entry.chunks);
   }
@@ -69,7 +94,8 @@ ChunkPlace ShardSet::place(std::uint64_t chunk_id) const {
   }
   const auto above = std::ranges::upper_bound(bases_, chunk_id);
   const auto number = static_cast<std::size_t>(above - bases_.begin()) - 1;
-  return {.shard = shards_[number].get(), .index = chunk_id - bases_[number]};
+  const Shard* const shard = shards_[number].get();
+  return {.shard = shard, .index = chunk_id - bases_[number], .held = shard->hold()};
 }
 
 void ShardSet::fail(std::uint64_t chunk_id, const std::string& why) const {
@@ -93,23 +119,11 @@ void ShardSet::check_payload(std::uint64_t chunk_id) const {
 
 void ShardSet::verify_shard(std::size_t number) const {
   const Shard& shard = this->shard(number);
+  const MapHold held = shard.hold();
   shard.check_sections();
-  const auto lengths = shard.valid_lengths();
-  const auto next = shard.next_tokens();
   for (std::uint64_t i = 0; i < shard.superblock().chunk_count; ++i) {
-    const std::uint64_t id = base(number) + i;
-    check_payload(id);
-    const std::size_t foreign = first_foreign(shard.tokens(i), spec_.token_type, spec_.vocab_size);
-    if (foreign < spec_.chunk_tokens) {
-      fail(id, "token " + std::to_string(foreign) + " is not below the vocabulary size");
-    }
-    if (next[i] != kNoToken && next[i] >= spec_.vocab_size) fail(id, "its next token is not below the vocabulary size");
-    if (lengths.empty()) continue;
-    if (lengths[i] < 1 || lengths[i] > spec_.chunk_tokens) fail(id, "its valid length is out of range");
-    const auto padding = shard.tokens(i).subspan(lengths[i] * size_of(spec_.token_type));
-    if (std::ranges::any_of(padding, [](std::byte b) { return b != std::byte{0}; })) {
-      fail(id, "its padding is not zero");
-    }
+    check_payload(base(number) + i);
+    if (const std::string fault = fault_of_values(shard, spec_, i); !fault.empty()) fail(base(number) + i, fault);
   }
 }
 

@@ -5,9 +5,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/layout.hpp"
+#include "data/map_pool.hpp"
 #include "data/out_type.hpp"
 #include "data/shard.hpp"
 
@@ -38,26 +40,46 @@ struct SetSpec {
   bool sort_descending = false;
 };
 
-// Where a chunk of the set lies.
+// Where a chunk of the set lies. Bytes that were got by it are there as long as it lives.
 struct ChunkPlace {
   const Shard* shard = nullptr;
   std::uint64_t index = 0;  // within the shard
+  MapHold held = {};
+};
+
+// Room for the maps of a set's shards in a pool, all of which are then kept for good; or none.
+class MapRoom {
+ public:
+  MapRoom(std::shared_ptr<MapPool> pool, std::size_t count)
+      : pool_(std::move(pool)), reserved_(pool_->reserve(count) ? count : 0) {}
+  ~MapRoom() { pool_->give_back(reserved_); }
+  MapRoom(MapRoom&&) = delete;
+  MapRoom& operator=(MapRoom&&) = delete;
+  MapRoom(const MapRoom&) = delete;
+  MapRoom& operator=(const MapRoom&) = delete;
+
+  [[nodiscard]] MapPool* pool() const noexcept { return reserved_ > 0 ? nullptr : pool_.get(); }  // as for a Shard
+
+ private:
+  std::shared_ptr<MapPool> pool_;
+  std::size_t reserved_;
 };
 
 // The shards of a data set as one row of chunks. Immutable and thread-safe; hold it by shared_ptr.
 class ShardSet {
  public:
-  // Opens every listed shard and checks it against its entry; maps none of them.
+  // Opens every listed shard and checks it against its entry; maps none of them. `pool`: where shards are mapped.
   // Throws FileError, CorruptShard, UnsupportedFormat.
-  ShardSet(const std::filesystem::path& folder, SetSpec spec, const std::vector<ShardEntry>& entries);
+  ShardSet(const std::filesystem::path& folder, SetSpec spec, const std::vector<ShardEntry>& entries,
+           std::shared_ptr<MapPool> pool = MapPool::of_process());
 
   [[nodiscard]] std::uint64_t chunk_count() const noexcept { return bases_.back(); }
   [[nodiscard]] std::uint32_t chunk_tokens() const noexcept { return spec_.chunk_tokens; }
   [[nodiscard]] TokenType token_type() const noexcept { return spec_.token_type; }
   [[nodiscard]] std::uint64_t vocab_size() const noexcept { return spec_.vocab_size; }
   [[nodiscard]] std::size_t shard_count() const noexcept { return shards_.size(); }
-  [[nodiscard]] const Shard& shard(std::size_t number) const { return *shards_.at(number); }
-  [[nodiscard]] std::uint64_t base(std::size_t number) const { return bases_.at(number); }  // id of its first chunk
+  [[nodiscard]] const Shard& shard(std::size_t number) const { return *shards_.at(number); }  // hold it to read bytes
+  [[nodiscard]] std::uint64_t base(std::size_t number) const { return bases_.at(number); }    // id of its first chunk
 
   // Throws std::out_of_range.
   [[nodiscard]] ChunkPlace place(std::uint64_t chunk_id) const;
@@ -76,9 +98,11 @@ class ShardSet {
   void verify_shard(std::size_t number) const;
 
  private:
+  void gather_held(std::span<const std::uint64_t> chunk_ids, const GatherOut& out, bool verify) const;
   [[noreturn]] void fail(std::uint64_t chunk_id, const std::string& why) const;
 
   SetSpec spec_;
+  MapRoom room_;
   std::vector<std::unique_ptr<const Shard>> shards_;
   std::vector<std::uint64_t> bases_ = {0};  // one more than shards_
 };

@@ -67,7 +67,7 @@ class PyLoader {
 
   PyLoader(std::shared_ptr<data::ShardSet> shards, std::shared_ptr<data::Order> order, bool verify, size_t threads,
            size_t in_work, size_t sight, std::shared_ptr<PyBatchMemory> memory, bool targets, py::object wrap,
-           py::object allocate, py::object nothing)
+           py::object allocate, py::object nothing, bool drop_behind)
       : in_work_(in_work),
         memory_(std::move(memory)),
         targets_(targets),
@@ -77,7 +77,7 @@ class PyLoader {
         rows_(py::len(nothing_)),
         stock_(threads + 1),
         schedule_(in_work, sight),
-        loader_(std::move(shards), std::move(order), verify, threads) {}
+        loader_(std::move(shards), std::move(order), verify, threads, drop_behind) {}
 
   void plan(const Plan& batches) {
     std::vector<data::Rows> rows;
@@ -219,15 +219,14 @@ void bind_loader(py::module_& module) {
           "An array [rows, row_length] of any contents.");
   py::class_<PyLoader>(module, "Loader", "Fills batches ahead of their use and hands them over in order.")
       .def(py::init<std::shared_ptr<data::ShardSet>, std::shared_ptr<data::Order>, bool, size_t, size_t, size_t,
-                    std::shared_ptr<PyBatchMemory>, bool, py::object, py::object, py::object>(),
+                    std::shared_ptr<PyBatchMemory>, bool, py::object, py::object, py::object, bool>(),
            py::arg("shards"), py::arg("order"), py::kw_only(), py::arg("verify"), py::arg("threads"),
            py::arg("in_work"), py::arg("sight"), py::arg("memory"), py::arg("targets"), py::arg("wrap"),
-           py::arg("allocate"), py::arg("nothing"),
+           py::arg("allocate"), py::arg("nothing"), py::arg("drop_behind"),
            "`in_work` batches are asked for, half of them or more at a time, and the `sight` after them announced."
            " Arrays of `memory` are handed out as wrap(array). Where `allocate` is not None, allocate(rows) gives"
-           " tokens, their address, targets and theirs, of the type of `memory`. `nothing` [rows, 0] stands for "
-           "targets that"
-           " are not wanted; all batches have as many rows, but for short ones.")
+           " tokens, their address, targets and theirs, of the type of `memory`. `nothing` [rows, 0] stands for"
+           " targets that are not wanted; all batches have as many rows, but for short ones.")
       .def("plan", &PyLoader::plan, py::arg("batches"),
            "Go on with these batches of the order: the first position of each, and its rows.")
       .def("next", &PyLoader::next,

@@ -2,11 +2,14 @@
 #include <pybind11/stl/filesystem.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "data/describe.hpp"
+#include "data/map_pool.hpp"
 #include "data/shard_set.hpp"
 #include "python/bind.hpp"
 #include "python/numpy.hpp"
@@ -22,7 +25,8 @@ using Entry = std::tuple<std::string, std::uint64_t, std::uint64_t, py::bytes>; 
 std::shared_ptr<data::ShardSet> open_set(const std::filesystem::path& folder, const py::bytes& uuid,
                                          const std::string& dtype, std::uint32_t chunk_tokens, std::uint64_t vocab_size,
                                          const py::bytes& tokenizer, const std::string& sort_column,
-                                         bool sort_descending, const std::vector<Entry>& shards) {
+                                         bool sort_descending, const std::vector<Entry>& shards,
+                                         std::optional<std::size_t> map_limit) {
   const data::SetSpec spec = {.uuid = bytes16(uuid),
                               .token_type = data_type(dtype),
                               .chunk_tokens = chunk_tokens,
@@ -34,14 +38,29 @@ std::shared_ptr<data::ShardSet> open_set(const std::filesystem::path& folder, co
   entries.reserve(shards.size());
   for (const auto& [name, bytes, chunks, root] : shards) entries.push_back({name, bytes, chunks, bytes16(root)});
   const py::gil_scoped_release release;
-  return std::make_shared<data::ShardSet>(folder, spec, entries);
+  auto pool = map_limit ? std::make_shared<data::MapPool>(*map_limit) : data::MapPool::of_process();
+  return std::make_shared<data::ShardSet>(folder, spec, entries, std::move(pool));
+}
+
+// What keeps the bytes of a shard where they are: the set, where they stay as long as it lives, else a hold on them.
+py::object keeper(const py::object& self, const data::Shard& shard, data::MapHold held) {
+  if (shard.is_lasting()) return self;
+  struct Kept {
+    std::shared_ptr<data::ShardSet> set;
+    data::MapHold held;  // last: let go before the set is
+  };
+  auto kept = std::make_unique<Kept>(Kept{self.cast<std::shared_ptr<data::ShardSet>>(), std::move(held)});
+  py::capsule owner(kept.get(), [](void* object) { delete static_cast<Kept*>(object); });
+  [[maybe_unused]] const Kept* handed_over = kept.release();
+  return owner;
 }
 
 py::array chunk_view(const py::object& self, std::uint64_t id, bool verify) {
   const auto& set = self.cast<const data::ShardSet&>();
   if (verify) set.check_payload(id);
-  const data::ChunkPlace at = set.place(id);
-  return view_of(at.shard->tokens(at.index), numpy_type(set.token_type()), self);
+  data::ChunkPlace at = set.place(id);
+  const auto tokens = at.shard->tokens(at.index);
+  return view_of(tokens, numpy_type(set.token_type()), keeper(self, *at.shard, std::move(at.held)));
 }
 
 py::tuple gather(const data::ShardSet& set, const Ids& ids, const std::string& out, bool targets, bool verify) {
@@ -80,16 +99,18 @@ py::array shard_column(const py::object& self, std::size_t number, const std::st
     return full;
   }
   if (type == data::DataType::none) throw py::key_error(name);
-  return view_of(shard.column(name), numpy_type(type), self);
+  data::MapHold held = shard.hold();
+  const auto items = shard.column(name);
+  return view_of(items, numpy_type(type), keeper(self, shard, std::move(held)));
 }
 
 py::object shard_mask(const py::object& self, std::uint64_t id, bool verify) {
   const auto& set = self.cast<const data::ShardSet&>();
   if (verify) set.check_payload(id);
-  const data::ChunkPlace at = set.place(id);
+  data::ChunkPlace at = set.place(id);
   const auto mask = at.shard->mask(at.index);
   if (mask.empty()) return py::none();
-  return view_of(mask, numpy_type(data::DataType::u8), self);
+  return view_of(mask, numpy_type(data::DataType::u8), keeper(self, *at.shard, std::move(at.held)));
 }
 
 py::array sidecar_column(const py::object& self, const std::string& name) {
@@ -105,7 +126,8 @@ void bind_shard_set(py::module_& module) {
   py::class_<data::ShardSet, std::shared_ptr<data::ShardSet>>(module, "ShardSet")
       .def(py::init(&open_set), py::arg("folder"), py::kw_only(), py::arg("uuid"), py::arg("dtype"),
            py::arg("chunk_tokens"), py::arg("vocab_size"), py::arg("tokenizer"), py::arg("sort_column"),
-           py::arg("sort_descending"), py::arg("shards"))
+           py::arg("sort_descending"), py::arg("shards"), py::arg("map_limit") = py::none(),
+           "`map_limit`: of a pool of this set's own; None: the process's, which has half of vm.max_map_count.")
       .def_property_readonly("chunk_count", &data::ShardSet::chunk_count)
       .def_property_readonly("chunk_tokens", &data::ShardSet::chunk_tokens)
       .def_property_readonly("vocab_size", &data::ShardSet::vocab_size)

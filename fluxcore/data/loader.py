@@ -47,8 +47,8 @@ class Loader:
         prefetch: batches in work ahead of the one in use; 1 at least.
         threads: C++ threads that read, beside the caller's, which helps while it would wait; with 0 nothing is read
             ahead. None: 2, or 1 where the process may use no more than two cores.
-        look_ahead: chunks beyond those in work that the kernel is told to read, where they are not in memory; enough to
-            keep a disk busy.
+        look_ahead: chunks beyond those in work that the kernel is told to read, so that a cold disk is kept busy.
+        drop_behind: take chunks out of memory once they are copied, where the set does not fit in half of what is free.
         subset: chunk ids, each once; the order, its ranks and percentiles run over these alone.
         where: filters by column that chunks must pass, all of them; like a subset, but described by plain values.
         mix: weights of the sources, by name, of which only the proportions matter: every batch takes whole rows of
@@ -84,6 +84,7 @@ class Loader:
         prefetch: int = 4,
         threads: int | None = None,
         look_ahead: int = 1024,
+        drop_behind: bool = False,
         subset: NDArray[np.int64] | None = None,
         where: Filter | Sequence[Filter] = (),
         mix: Mapping[str, float] | None = None,
@@ -125,6 +126,7 @@ class Loader:
             prefetch=prefetch,
             threads=threads,
             look_ahead=look_ahead,
+            drop_behind=drop_behind,
             targets=targets,
         )
         self._fixed = self._describe_run(hash_subset(None if subset is None else np.sort(subset).astype(np.uint64)))

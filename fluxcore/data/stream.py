@@ -47,6 +47,7 @@ class Reading:
     prefetch: int
     threads: int
     look_ahead: int
+    drop_behind: bool
     targets: bool
 
 
@@ -76,6 +77,7 @@ class Stream:
         self._order = order
         self._substitutes = substitutes
         self._verify = reading.verify
+        self._drop_behind = reading.drop_behind
         self._plan = plan
         self._targets = reading.targets
         pin = reading.pin and torch.cuda.is_available()
@@ -106,6 +108,7 @@ class Stream:
             wrap=torch.from_numpy,
             allocate=self._allocate,
             nothing=self._nothing,
+            drop_behind=self._drop_behind,
         )
 
     def next(self) -> Buffers:

@@ -47,7 +47,8 @@ class LoaderDataset(IterableDataset[Batch]):
             self.loader.rewind()
             self.loader.skip(min(worker, len(self.loader)))
         self._resumed = False
-        return self.loader._every(workers)
+        batches = self.loader._every(workers)
+        return batches if info is None else map(_look_up, batches)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the loader here: with workers, its next step is the next one of this worker."""
@@ -61,3 +62,9 @@ class LoaderDataset(IterableDataset[Batch]):
         """
         self.loader.load_state_dict(state)
         self._resumed = True
+
+
+def _look_up(batch: Batch) -> Batch:
+    """The batch with its metadata at hand: in the thread that sends it off, an error would be lost, and the batch."""
+    batch.meta.__getstate__()
+    return batch

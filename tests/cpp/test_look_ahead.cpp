@@ -3,18 +3,22 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
 #include <fstream>
 #include <memory>
 #include <numeric>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "data/errors.hpp"
+#include "data/loader.hpp"
 #include "data/look_ahead.hpp"
+#include "data/order.hpp"
 #include "shard_fixture.hpp"
 
 using namespace fluxcore::data;
@@ -27,7 +31,8 @@ constexpr std::uint64_t kChunks = 600;
 // Two shards of 600 chunks each.
 class TwoShards {
  public:
-  explicit TwoShards(const std::filesystem::path& folder) {
+  explicit TwoShards(const std::filesystem::path& folder,
+                     const std::shared_ptr<MapPool>& pool = MapPool::of_process()) {
     std::vector<ShardEntry> entries;
     for (const char* name : {"a", "b"}) {
       ShardSpec spec;
@@ -54,12 +59,14 @@ class TwoShards {
     SetSpec spec;
     spec.chunk_tokens = kTokens;
     spec.vocab_size = 50'000;
-    set = std::make_shared<const ShardSet>(folder, spec, entries);
+    set = std::make_shared<const ShardSet>(folder, spec, entries, pool);
   }
 
   [[nodiscard]] bool is_cold() const {
-    return set->shard(0).is_resident(300) == std::optional(false) &&
-           set->shard(1).is_resident(300) == std::optional(false);
+    return std::ranges::all_of(std::array<std::uint64_t, 2>{300, kChunks + 300}, [this](std::uint64_t chunk) {
+      const ChunkPlace at = set->place(chunk);
+      return at.shard->is_resident(at.index) == std::optional(false);
+    });
   }
 
   [[nodiscard]] bool is_resident(std::uint64_t chunk) const {
@@ -69,6 +76,22 @@ class TwoShards {
 
   std::shared_ptr<const ShardSet> set;
 };
+
+// Reads the chunks into memory, each on its own.
+void read(const TwoShards& shards, std::span<const std::uint64_t> ids) {
+  for (std::size_t s = 0; s < 2; ++s) shards.set->shard(s).expect(Access::kRandom);
+  for (const std::uint64_t id : ids) shards.set->check_payload(id);
+}
+
+// The kernel keeps a page that is on its way to one of its lists; a second word finds it there.
+bool is_dropped(const TwoShards& shards, const LookAhead& look_ahead, std::uint64_t chunk) {
+  for (int i = 0; i < 500 && shards.is_resident(chunk); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    shards.set->check_payload(chunk);
+    look_ahead.drop_behind(std::array{chunk});
+  }
+  return !shards.is_resident(chunk);
+}
 
 bool becomes_resident(const TwoShards& shards, std::uint64_t chunk) {
   for (int i = 0; i < 500 && !shards.is_resident(chunk); ++i) {
@@ -195,4 +218,49 @@ TEST_CASE("a shard that is gone is no error of the announcement") {
   LookAhead look_ahead(shards.set, 0);
   look_ahead.announce(std::vector<std::uint64_t>{700, 800, 900});
   CHECK_THROWS_AS(shards.set->check_payload(800), FileError);
+}
+
+TEST_CASE("chunks that were read go out of memory, and no others, whether their map is kept or not") {
+  for (const std::size_t limit : {std::size_t{2}, std::size_t{1}}) {
+    const TemporaryFolder folder;
+    const TwoShards shards(folder.path(), std::make_shared<MapPool>(limit));
+    if (!shards.is_cold()) {
+      MESSAGE("the file system keeps its pages: nothing to see here");
+      return;
+    }
+    CHECK(shards.set->shard(0).is_lasting() == (limit == 2));
+    const std::vector<std::uint64_t> ids = {20, 21, 23, 599, 600, 1199};
+    const std::vector<std::uint64_t> others = {19, 22, 24, 598, 601, 1198};
+    read(shards, ids);
+    read(shards, others);
+    LookAhead(shards.set, std::uint64_t{1} << 30).drop_behind(ids);
+    for (const std::uint64_t id : ids) CHECK(shards.is_resident(id));  // the set fits
+    const LookAhead look_ahead(shards.set, 0);
+    look_ahead.drop_behind(ids);
+    for (const std::uint64_t id : ids) CHECK(is_dropped(shards, look_ahead, id));
+    for (const std::uint64_t id : others) CHECK(shards.is_resident(id));
+    read(shards, ids);  // again as before
+  }
+}
+
+TEST_CASE("a loader takes out of memory what it has copied, if it is told to") {
+  for (const bool drop_behind : {false, true}) {
+    const TemporaryFolder folder;
+    const TwoShards shards(folder.path());
+    if (!shards.is_cold()) {
+      MESSAGE("the file system keeps its pages: nothing to see here");
+      return;
+    }
+    const auto order = std::make_shared<const RankedOrder>(Ranking({}, 2 * kChunks),
+                                                           std::vector<Segment>{{0, 2 * kChunks, Walk::kShuffled}}, 5);
+    Loader loader(shards.set, order, true, 1, drop_behind, 0);
+    std::vector<std::uint64_t> ids(300);
+    std::vector<std::uint16_t> tokens(ids.size() * kTokens);
+    loader.submit(0, ids, {.type = OutType::u16, .tokens = tokens.data(), .targets = nullptr});
+    loader.next();
+    CHECK(tokens.back() == 7);
+    const auto left = std::ranges::count_if(ids, [&](std::uint64_t id) { return shards.is_resident(id); });
+    // Of those that are still on their way to the kernel's lists some stay.
+    CHECK((drop_behind ? left < 150 : left == 300));
+  }
 }

@@ -1,5 +1,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -119,4 +121,19 @@ TEST_CASE("a file that cannot be made is an error with its number and path") {
     CHECK(error.path1() == "/proc/self/shard");
     CHECK(error.code().value() != 0);
   }
+}
+
+TEST_CASE("a child that is forked while a file is written leaves it to its parent") {
+  const TemporaryFolder folder;
+  AtomicFile file(folder / "file");
+  file.append(std::vector<std::byte>(10, std::byte{7}));
+  const pid_t child = ::fork();
+  if (child == 0) {
+    file.discard();
+    ::_exit(0);
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  file.commit();
+  CHECK(read_file(folder / "file") == std::vector<char>(10, 7));
 }

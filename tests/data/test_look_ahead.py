@@ -10,8 +10,8 @@ from fluxcore.data import Loader, Order, stream
 class Recorder:
     """Stands for the C++ loader: keeps what is planned, and hands it out unread."""
 
-    def __init__(self, *_, in_work, sight, **__):
-        self.in_work, self.sight = in_work, sight
+    def __init__(self, *_, in_work, sight, drop_behind, **__):
+        self.in_work, self.sight, self.drop_behind = in_work, sight, drop_behind
         self.planned, self.left = [], []
         Recorder.last = self
 
@@ -57,6 +57,16 @@ def test_batches_do_not_depend_on_it(tmp_path, look_ahead):
         plain = [batch.tokens.tolist() for batch in Loader(ds, order, threads=0, **options)]
         ours = [batch.tokens.tolist() for batch in Loader(ds, order, look_ahead=look_ahead, **options)]
         assert ours == plain
+
+
+@pytest.mark.parametrize("drop_behind", [False, True])
+def test_the_loader_is_told_whether_to_drop_what_was_read(ds, monkeypatch, drop_behind):
+    options = {"global_batch_size": 5, "drop_behind": drop_behind}
+    plain = [batch.tokens.tolist() for batch in Loader(ds, Order.shuffled(), global_batch_size=5)]
+    assert [batch.tokens.tolist() for batch in Loader(ds, Order.shuffled(), **options)] == plain
+    monkeypatch.setattr(stream._core, "Loader", Recorder)
+    list(Loader(ds, Order.shuffled(), **options))
+    assert Recorder.last.drop_behind is drop_behind
 
 
 def test_less_than_none_is_refused(ds):

@@ -5,11 +5,13 @@ import os
 import numpy as np
 import pytest
 from support.data_sets import write_data_set
+from torch.utils.data import DataLoader
 
 import fluxcore.data
 from fluxcore.data import Filter, Loader, Order
 from fluxcore.data.column_parts import take_columns
 from fluxcore.errors import CorruptShardError
+from fluxcore.integrations.torch_data import LoaderDataset
 
 PAGE = 4096
 CHUNKS = 2000
@@ -61,6 +63,16 @@ def test_the_chunk_that_is_gone_is_named(ds):
 def test_a_loader_tells_it_at_the_batch(ds, threads):
     loader = Loader(ds, Order.shuffled(), global_batch_size=8, threads=threads)
     batches = iter(loader)
+    next(batches)
+    cut(ds, 2)
+    with pytest.raises(CorruptShardError, match="cannot be read: the file was cut"):
+        list(batches)
+
+
+def test_a_worker_process_tells_it_too(ds):
+    """It takes SIGBUS for itself when it begins, after this process has read."""
+    loader = Loader(ds, Order.shuffled(), global_batch_size=8)
+    batches = iter(DataLoader(LoaderDataset(loader), batch_size=None, num_workers=1))
     next(batches)
     cut(ds, 2)
     with pytest.raises(CorruptShardError, match="cannot be read: the file was cut"):
