@@ -70,9 +70,9 @@ def test_tokens_come_in_the_dtype_asked_for(ds, out, dtype):
 
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
-@pytest.mark.parametrize("batch", [24, 40])
+@pytest.mark.parametrize("batch", [24, 40, 56])
 def test_global_batches_are_the_same_on_any_world_size(ds, order, batch):
-    """Also the short one at the end, of 4 or 20 rows: with up to 8 ranks, some get no row of it."""
+    """Also the short one at the end, of 4, 20 or 44 rows: with up to 8 ranks, some get no row of the first."""
     options = {"global_batch_size": batch, "epochs": 2, "drop_last": False, "out": "int64", "threads": 1}
     alone = list(Loader(ds, order, **options))
     for world_size in range(1, 9):

@@ -118,7 +118,13 @@ def test_hostile_manifests_are_refused(folder, change):
 
 
 @pytest.mark.parametrize(
-    "line", [b"[]", b"null", b"7", b"[" * 100_000, b'{"a":1,"a":2}', b'{"format": "fluxcore-dataset"}', b"\xff"]
+    "line",
+    [
+        *(b"[]", b"null", b"7", b"[" * 100_000, b'{"a":1,"a":2}', b'{"format": "fluxcore-dataset"}', b"\xff"),
+        *(b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1e999}', b'{"a":%s}' % (b"9" * 5000), b'{"a":"\\ud800"}'),
+        *(b"\xef\xbb\xbf{}", '{"a":1}'.encode("utf-16"), b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+    ],
+    ids=lambda line: repr(line[:12]),
 )
 def test_other_json_is_refused(folder, line):
     (folder / "manifest.json").write_bytes(line + b"\ncrc32c:%08x\n" % _core.crc32c(line))

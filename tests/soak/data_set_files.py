@@ -24,7 +24,7 @@ def write_set(folder: Path) -> None:
     rng = np.random.default_rng(0)
     with fluxcore.data.ShardWriter(
         folder, chunk_tokens=T, vocab_size=1000, sources=["a", "b"], score_columns=["s"], token_mask=True,
-        shard_bytes=14 * PAGE + 300 + 25 * (T * 2 + 44), sorted_by=("s", False),
+        shard_bytes=12 * PAGE + 300 + 25 * (T * 2 + 44), sorted_by=("s", False),
     ) as writer:  # fmt: skip
         lengths = rng.integers(1, T + 1, CHUNKS)
         writer.append_batch(
