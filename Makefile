@@ -10,6 +10,7 @@ ROOT := $(CURDIR)
 VENV := .venv
 BIN := $(VENV)/bin
 CLEAN_VENV := build/test-venv
+WHEEL_BUILD := build/wheel
 # Processes that run tests side by side; 0 for the tests that need all the memory.
 JOBS ?= 2
 # How long to soak.
@@ -31,8 +32,10 @@ WHEEL := $$(ls dist/*.whl)
 demo: $(VENV)/.demo
 	$(BIN)/fluxcore demo $(ARGS)
 
+# The C++ tests link the objects that the wheel was made of: nothing of the core is compiled twice.
 test: $(CLEAN_VENV)/.ready
-	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DFLUXCORE_PYTHON=OFF -DFLUXCORE_TESTS=ON
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DFLUXCORE_PYTHON=OFF -DFLUXCORE_TESTS=ON \
+		-DFLUXCORE_BUILT_CORE="$(ROOT)/$(WHEEL_BUILD)"
 	$(BIN)/ninja -C build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	outside=$$(mktemp -d) && cd "$$outside" && \
@@ -70,8 +73,8 @@ $(VENV)/.tools: $(VENV)/.created
 	touch $@
 
 dist/.built: $(SOURCES) | $(VENV)/.created
-	rm -rf dist
-	$(BIN)/python -m build --outdir dist .
+	rm -rf dist $(WHEEL_BUILD)
+	$(BIN)/python -m build --outdir dist -C build-dir="$(ROOT)/$(WHEEL_BUILD)" .
 	touch $@
 
 # Editable: in the checkout Python finds the folder `fluxcore` first, and then that is the package itself.
