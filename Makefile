@@ -15,7 +15,9 @@ WHEEL_BUILD := build/wheel
 JOBS ?= 2
 # How long to soak.
 MINUTES ?= 10
-INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
+# Python compiles what is imported, in place of pip all that is installed: that alone took longer than the rest of pip.
+INSTALL := install --quiet --no-compile --disable-pip-version-check -c $(ROOT)/constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 # Build environments take their pins from here too (one name for older pips, one for newer).
 export PIP_CONSTRAINT := $(ROOT)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(ROOT)/constraints.txt
