@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 CLEAN_VENV := build/test-venv
 BENCH_VENV := build/bench-venv
 BENCH_BIN := $(BENCH_VENV)/bin
+WHEEL_BUILD := build/wheel
 # Processes that run tests side by side; 0 for the tests that need all the memory.
 JOBS ?= 2
 # How long to soak, or to fuzz.
@@ -22,11 +23,13 @@ MINUTES ?= 10
 # What GCC checks at run time, and the compiler that has libFuzzer.
 SANITIZE ?= address,undefined
 CLANG ?= clang++
-INSTALL := install --quiet --disable-pip-version-check -c $(ROOT)/constraints.txt
 # What rivals of the benchmarks want contradicts the pins of all else: these have an environment and pins of their own.
 BENCH_PINS := $(ROOT)/benchmarks/constraints.txt
 BENCH_INSTALL := PIP_CONSTRAINT=$(BENCH_PINS) PIP_BUILD_CONSTRAINT=$(BENCH_PINS) \
-	$(BENCH_BIN)/pip install --quiet --disable-pip-version-check
+	$(BENCH_BIN)/pip install --quiet --no-compile --disable-pip-version-check
+# Python compiles what is imported, in place of pip all that is installed: that alone took longer than the rest of pip.
+INSTALL := install --quiet --no-compile --disable-pip-version-check -c $(ROOT)/constraints.txt
+unexport PYTHONDONTWRITEBYTECODE
 # Build environments take their pins from here too (one name for older pips, one for newer).
 export PIP_CONSTRAINT := $(ROOT)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(ROOT)/constraints.txt
@@ -43,8 +46,10 @@ WHEEL := $$(ls dist/*.whl)
 demo: $(VENV)/.demo
 	$(BIN)/fluxcore demo $(ARGS)
 
+# The C++ tests link the objects that the wheel was made of: nothing of the core is compiled twice.
 test: $(CLEAN_VENV)/.ready
-	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DFLUXCORE_PYTHON=OFF -DFLUXCORE_TESTS=ON
+	PATH="$(ROOT)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DFLUXCORE_PYTHON=OFF -DFLUXCORE_TESTS=ON \
+		-DFLUXCORE_BUILT_CORE="$(ROOT)/$(WHEEL_BUILD)"
 	$(BIN)/ninja -C build/cpp
 	$(BIN)/ctest --test-dir build/cpp --output-on-failure
 	outside=$$(mktemp -d) && cd "$$outside" && \
@@ -102,8 +107,8 @@ $(VENV)/.tools: $(VENV)/.created
 	touch $@
 
 dist/.built: $(SOURCES) | $(VENV)/.created
-	rm -rf dist
-	$(BIN)/python -m build --outdir dist .
+	rm -rf dist $(WHEEL_BUILD)
+	$(BIN)/python -m build --outdir dist -C build-dir="$(ROOT)/$(WHEEL_BUILD)" .
 	touch $@
 
 # Editable: in the checkout Python finds the folder `fluxcore` first, and then that is the package itself.

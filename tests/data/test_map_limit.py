@@ -82,9 +82,9 @@ def test_no_more_shards_are_held_than_are_read(plain, limited, monkeypatch):
     plain.gather(range(CHUNKS))
     lasting = maps(plain.path)
     seen = []
-    read = columns.shard_column
-    monkeypatch.setattr(columns, "shard_column", lambda *a: seen.append(maps(plain.path) - lasting) or read(*a))
+    read = columns.copy_mapped
+    monkeypatch.setattr(columns, "copy_mapped", lambda *a: seen.append(maps(plain.path) - lasting) or read(*a))
     limited.column("score")
     limited.verify(lambda done, chunks: seen.append(maps(plain.path) - lasting))
-    assert len(seen) == 2 * len(plain.manifest.shards)
+    assert len(seen) > 2 * len(plain.manifest.shards)  # at each shard of the column, and at each while verifying
     assert max(seen) <= KEPT + 1
