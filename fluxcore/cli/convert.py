@@ -31,7 +31,10 @@ def convert(
     ] = None,
     column: Annotated[str, typer.Option(help="With datasets: the column of lists of ids.")] = "input_ids",
 ) -> None:
-    """Write the tokens of other projects' files as a data set; every token is kept and checked."""
+    """Write the tokens of other projects' files as a data set; every token is kept and checked.
+
+    A command that was killed, or found the disk full, goes on behind its last full shard when it is given again.
+    """
     import fluxcore.data
     from fluxcore.cli.progress import progress_bar
 

@@ -14,7 +14,10 @@ def export(
     ],
     file_tokens: Annotated[int, typer.Option(help="With modded-nanogpt: tokens a file.")] = 100_000_000,
 ) -> None:
-    """Write a data set for other projects, in the order in which its chunks are stored."""
+    """Write a data set for other projects, in the order in which its chunks are stored.
+
+    A command that was killed, or found the disk full, goes on when it is given again.
+    """
     import fluxcore.data
     from fluxcore.cli.progress import progress_bar
 

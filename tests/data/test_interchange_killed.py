@@ -35,7 +35,7 @@ def ds(tmp_path):
 
 # Places come in a rhythm, which the stride must not share; HDF5 alone writes hundreds of times.
 @pytest.mark.usefixtures("_small_parts")
-@pytest.mark.parametrize(("kind", "stride"), [("modded-nanogpt", 5), ("hdf5", 23), ("datasets", 9)])
+@pytest.mark.parametrize(("kind", "stride"), [("modded-nanogpt", 5), ("hdf5", 23), ("datasets", 11)])
 def test_an_export_that_is_killed_anywhere(ds, tmp_path, kind, stride):
     options = {"format": kind, "file_tokens": 100}
     export(ds, tmp_path / "whole", **options)

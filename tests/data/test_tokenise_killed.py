@@ -63,7 +63,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes_and_report(text, letters, 
     def run(tick):
         return tokenise(files(text), tmp_path / "set", letters, progress=tick, **OPTIONS)
 
-    for number in killed_everywhere(run, stride=2):
+    for number in killed_everywhere(run, stride=3):
         if not (tmp_path / "set" / "manifest.json").exists():
             counting = Counting(letters)
             assert tokenise(files(text), tmp_path / "set", counting, **OPTIONS) == expected
