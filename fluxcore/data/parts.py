@@ -17,6 +17,7 @@ from fluxcore.data.dataset import open as open_data_set
 from fluxcore.data.manifest import Manifest
 from fluxcore.data.manifest_check import STANDARD_COLUMNS
 from fluxcore.data.ranking import is_index
+from fluxcore.data.source_quantiles import is_quantile
 from fluxcore.data.writer_settings import check_sources
 
 Source = Dataset | str | PathLike[str]
@@ -181,7 +182,8 @@ def _unite(data: Sequence[Dataset]) -> Manifest:
 
 
 def _columns(ds: Dataset) -> dict[str, Any]:
-    return {name: info for name, info in ds.manifest.columns.items() if not is_index(name)}
+    """What the rows of one part say in any company: neither places in an order nor quantiles."""
+    return {name: info for name, info in ds.manifest.columns.items() if not is_index(name) and not is_quantile(name)}
 
 
 def _check_alike(data: Sequence[Dataset]) -> None:

@@ -14,6 +14,11 @@ def quantile_name(column: str) -> str:
     return column + _SUFFIX
 
 
+def is_quantile(column: str) -> bool:
+    """Whether a column holds quantiles within the sources of its data set, which other chunks beside it would change."""
+    return column.endswith(_SUFFIX)
+
+
 def source_quantiles(values: Array, sources: NDArray[np.uint16]) -> NDArray[np.uint16]:
     """Mid-rank quantile of each value among those of its source, [n], in steps of 1 / 65535, rounded to the nearest.
 

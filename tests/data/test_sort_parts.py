@@ -59,6 +59,20 @@ def test_parts_sort_like_the_whole(ds, tmp_path, descending):
     assert sort([fluxcore.data.open(path) for path in parts], tmp_path / "memory", "score", descending).already_sorted
 
 
+def test_quantiles_within_one_part_stay_behind(ds, tmp_path):
+    parts = write_parts(ds, tmp_path)
+    fluxcore.data.open(parts[0]).add_source_quantiles("score")  # of one part or of all
+    for descending in (False, True):
+        sort(parts, tmp_path / f"sorted-{descending}", "score", descending)
+        united = fluxcore.data.open(tmp_path / f"sorted-{descending}")
+        assert "score" in united.columns
+        assert "score.source_quantile" not in united.columns
+        for path in parts[1:] if not descending else ():
+            fluxcore.data.open(path).add_source_quantiles("score")
+    sort(parts[0], tmp_path / "alone", "score")
+    assert "score.source_quantile" in fluxcore.data.open(tmp_path / "alone").columns
+
+
 def test_masks_come_along_from_every_part(tmp_path):
     rng = np.random.default_rng(0)
     masks = rng.integers(0, 2, (2, 9, 11)).astype(bool)
