@@ -44,7 +44,7 @@ class Loader:
         pin: tokens and targets in page-locked memory, where CUDA is there.
         columns: names of float32 columns to hand out in `meta.scores`.
         verify: check every chunk's CRC. None: as the data set was opened.
-        prefetch: batches in work ahead of the one in use; 1 at least.
+        prefetch: batches in work ahead of the one in use; when half of them are left, more are asked for. 1 at least.
         threads: C++ threads that read, beside the caller's, which helps while it would wait; with 0 nothing is read
             ahead. None: 2, or 1 where the process may use no more than two cores.
         look_ahead: chunks beyond those in work that the kernel is told to read, so that a cold disk is kept busy.
