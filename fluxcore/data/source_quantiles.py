@@ -15,7 +15,7 @@ def quantile_name(column: str) -> str:
 
 
 def is_quantile(column: str) -> bool:
-    """Whether a column holds quantiles within the sources of its data set, which other chunks beside it would change."""
+    """Whether a column holds quantiles within sources, which other chunks beside those of its data set would change."""
     return column.endswith(_SUFFIX)
 
 
