@@ -87,7 +87,8 @@ def _read(contender: Contender, folder: Path, index: int) -> bytes | None:
     """The chunk as the loader gives it; None where it says that something is wrong."""
     try:
         contender.open(folder)
-        return np.asarray(contender.item(index)).tobytes()
+        tokens = np.asarray(contender.item(index))
+        return (tokens.astype(np.uint16) if tokens.dtype.kind in "iu" else tokens).tobytes()  # or bytes, as stored
     except ModuleNotFoundError:
         raise
     except Exception:  # noqa: BLE001  whatever it says, it says something

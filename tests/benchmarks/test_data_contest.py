@@ -188,6 +188,15 @@ def test_a_loader_that_cannot_read_is_not_taken_for_one_that_notices(tmp_path):
         measures.flips(BlindToDamage(), work(tmp_path))
 
 
+class Widened(FancyIndex):
+    def item(self, index):
+        return super().item(index).astype(np.int64)
+
+
+def test_a_chunk_in_wider_integers_is_the_same_chunk(tmp_path):
+    assert measures.flips(Widened(), work(tmp_path)) == {"value": 0, "note": "0 of 64"}
+
+
 def test_turns_alternate_and_one_that_fails_does_not_stop_the_others(tmp_path):
     log = tmp_path / "log"
 
