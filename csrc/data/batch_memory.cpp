@@ -1,7 +1,6 @@
 #include "data/batch_memory.hpp"
 
-#include <algorithm>
-#include <iterator>
+#include <cstddef>
 #include <new>
 
 namespace fluxcore::data {
@@ -30,10 +29,11 @@ BatchMemory::Block BatchMemory::take(std::size_t writer) {
   {
     const std::lock_guard lock(mutex_);
     if (!free_.empty()) {
-      const auto own = std::find_if(free_.rbegin(), free_.rend(), [&](const Free& f) { return f.writer == writer; });
-      const auto taken = own == free_.rend() ? std::prev(free_.end()) : std::prev(own.base());
-      block = taken->block;
-      free_.erase(taken);
+      std::size_t taken = free_.size() - 1;
+      while (taken > 0 && free_[taken].writer != writer) --taken;
+      if (free_[taken].writer != writer) taken = free_.size() - 1;
+      block = free_[taken].block;
+      free_.erase(free_.begin() + static_cast<std::ptrdiff_t>(taken));
     }
   }
   if (block == nullptr) block = static_cast<std::byte*>(::operator new(block_bytes_, kLine));

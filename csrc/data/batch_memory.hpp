@@ -16,7 +16,7 @@ class BatchMemory : public std::enable_shared_from_this<BatchMemory> {
   struct Release {
     std::shared_ptr<BatchMemory> memory;
     std::size_t writer = 0;
-    void operator()(std::byte* block) const noexcept { memory->give_back({block, writer}); }
+    void operator()(std::byte* block) const noexcept { memory->give_back({.block = block, .writer = writer}); }
   };
   using Block = std::unique_ptr<std::byte, Release>;
 

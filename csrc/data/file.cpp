@@ -117,8 +117,9 @@ void MappedFile::forget(std::uint64_t offset, std::uint64_t size) const noexcept
 
 void drop_cached(const std::filesystem::path& path, std::uint64_t offset, std::uint64_t size) noexcept {
   const Descriptor fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  if (fd.get() >= 0)
+  if (fd.get() >= 0) {
     ::posix_fadvise(fd.get(), static_cast<off_t>(offset), static_cast<off_t>(size), POSIX_FADV_DONTNEED);
+  }
 }
 
 std::optional<bool> MappedFile::is_resident(std::span<const std::byte> part) const noexcept {

@@ -20,7 +20,7 @@ struct Source {
   const std::uint32_t* crc = nullptr;
   const std::uint32_t* next_token = nullptr;
   const std::uint32_t* valid_len = nullptr;  // nullptr: full
-  MapHold held = {};
+  MapHold held;
 };
 
 enum class Fault : std::uint8_t { kNone, kChanged, kBadLength };
@@ -107,7 +107,9 @@ class Copier {
 };
 
 Source source_of(ChunkPlace at, bool verify, bool targets) {
-  Source chunk{.tokens = at.shard->tokens(at.index), .mask = at.shard->mask(at.index)};
+  Source chunk;
+  chunk.tokens = at.shard->tokens(at.index);
+  chunk.mask = at.shard->mask(at.index);
   if (verify) chunk.crc = &at.shard->chunk_crcs()[at.index];
   if (targets) {
     chunk.next_token = &at.shard->next_tokens()[at.index];

@@ -25,7 +25,9 @@ void Loader::submit(uint64_t position, Where where, std::vector<Rows> ahead) {
 }
 
 void Loader::submit(uint64_t position, std::span<uint64_t> chunk_ids, const GatherOut& out, std::vector<Rows> ahead) {
-  submit(position, [chunk_ids, out](size_t /*runner*/) { return BatchOut{chunk_ids, out}; }, std::move(ahead));
+  submit(
+      position, [chunk_ids, out](size_t /*runner*/) { return BatchOut{.chunk_ids = chunk_ids, .out = out}; },
+      std::move(ahead));
 }
 
 std::vector<uint64_t> Loader::chunks_of(std::span<const Rows> batches) const {

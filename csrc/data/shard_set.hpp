@@ -44,7 +44,7 @@ struct SetSpec {
 struct ChunkPlace {
   const Shard* shard = nullptr;
   std::uint64_t index = 0;  // within the shard
-  MapHold held = {};
+  MapHold held;
 };
 
 // Room for the maps of a set's shards in a pool, all of which are then kept for good; or none.

@@ -49,7 +49,8 @@ py::object keeper(const py::object& self, const data::Shard& shard, data::MapHol
     std::shared_ptr<data::ShardSet> set;
     data::MapHold held;  // last: let go before the set is
   };
-  auto kept = std::make_unique<Kept>(Kept{self.cast<std::shared_ptr<data::ShardSet>>(), std::move(held)});
+  auto kept =
+      std::make_unique<Kept>(Kept{.set = self.cast<std::shared_ptr<data::ShardSet>>(), .held = std::move(held)});
   py::capsule owner(kept.get(), [](void* object) { delete static_cast<Kept*>(object); });
   [[maybe_unused]] const Kept* handed_over = kept.release();
   return owner;
