@@ -165,8 +165,8 @@ BROKEN_EXPORTS = {
     "column": (facts(columns={"x": {"dtype": "float32", "definition": ""}}, sorted_by=None), "one column `x`"),
     "sources": (facts(sources=["web"]), r"`source` must be within \[0, 0\]"),
     "tokenizer": (facts(tokenizer="no"), "is not what an export writes"),
-    "parent": (facts(manifest="0"), "`manifest.parent` must be 32 hexadecimal digits"),
-    "huge": (facts(chunk_tokens=1 << 60), "`chunk_tokens` must be within"),
+    "parent": (facts(manifest="0"), "`parent` must be the hash of a manifest, 32 hexadecimal digits"),
+    "huge": (facts(chunk_tokens=1 << 60), "`chunk_tokens` must be <= 16777216, got"),
 }
 
 
