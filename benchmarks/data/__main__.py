@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -31,6 +32,7 @@ def main() -> int:
     entered = [contender for contender in contenders() if contender.name in options.contender]
     rows = []
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        tempfile.tempdir = os.environ["TMPDIR"] = folder  # for what rivals leave behind
         work = Work(
             root=Path(folder),
             chunks=options.chunks,
